@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` runs the main job, `make test` checks everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint test-crash bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/aura demo
+
+test: $(VENV)/.installed-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-crash: $(VENV)/.installed-test
+	AURA_CRASH_KILLS=2000 $(BIN)/python -m pytest tests/crash --timeout 3600
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.engine --store sqlite --peers
+	$(BIN)/python -m benchmarks.engine --store postgres --peers
+	$(BIN)/python -m benchmarks.gateway
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Aura needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache demo

@@ -1,0 +1,1 @@
+"""Measurements: Aura's own figures, and its peers' in the same run."""

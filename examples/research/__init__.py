@@ -1,0 +1,1 @@
+"""A research service over Python's language reference: the old way and as durable workflows."""

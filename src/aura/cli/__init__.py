@@ -1,0 +1,1 @@
+"""The same operations as commands: `aura --help`."""

@@ -1,0 +1,145 @@
+"""`aura serve`: worker, gateway and HTTP API on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aura.cli import process
+from aura.cli.loading import load_app
+from aura.cli.options import AppDatabase, AppName, Json
+from aura.cli.output import print_json_line
+from aura.cli.worker import described
+from aura.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aura.gateway import GatewayConfig
+    from aura.server.serving import Serving
+
+log = logging.getLogger("aura.cli")
+
+DRAIN = 10.0
+"""Seconds that requests have to finish when the server stops."""
+
+
+def serve(
+    target: AppName,
+    gateway: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve the routes of its `gateway:` section too."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="A loopback address; there are no tokens yet.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Start runs, but let other processes execute them.")
+    ] = False,
+    database: AppDatabase = None,
+    as_json: Json = False,
+) -> None:
+    """Serve an app on one port: worker, HTTP API and, when given, a gateway.
+
+    The API is at /api/v1 (read-only), health at /healthz and /readyz.
+    SIGTERM or Ctrl-C stops accepting, lets requests finish and hands runs
+    back; a second one ends the process at once.
+
+    \b
+    Examples:
+      aura serve research:app
+      aura serve research:app --gateway aura.yaml --port 9000
+    """
+    from aura.server.hosts import require_loopback
+    from aura.server.serving import build
+
+    require_loopback(host)
+    app = load_app(target, database)
+    config = read_gateway(gateway) if gateway is not None else None
+    process.log_to_stderr()
+    serving = build(app, config, worker=not no_worker)
+    with bound(host, port) as listener:
+        process.run(_serve(serving, listener, as_json))
+
+
+def read_gateway(path: Path) -> GatewayConfig:
+    """The `gateway:` section of a file. Raises ConfigError, also when it has none."""
+    from aura.gateway import load_gateway
+
+    config = load_gateway(path)
+    if config is None:
+        raise ConfigError(f"{path} has no `gateway:` section", hint="Add it, or omit --gateway")
+    return config
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket. Raises ConfigError when the port cannot be had."""
+    bare = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((bare, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} of {host} cannot be had: {error.strerror}",
+                hint="Choose another with --port; 0 takes any free one",
+            ) from error
+        yield listener
+
+
+async def _serve(serving: Serving, listener: socket.socket, as_json: bool) -> None:
+    url = _url(listener)
+    with process.stoppable() as stop:
+        async with serving:
+            log.info("serving %s: %s", url, described(serving.app))
+            await _until(stop, serving, listener, url if as_json else "")
+            log.info("stopping: handing back what is under way")
+        log.info("stopped")
+        if as_json:
+            print_json_line({"event": "stopped", "pid": os.getpid()})
+
+
+async def _until(
+    stop: process.Stop, serving: Serving, listener: socket.socket, announced: str
+) -> None:
+    """Serve until told to stop, then let requests finish. Raises what the server raises."""
+    import uvicorn
+
+    from aura.gateway import server_config
+
+    class Server(uvicorn.Server):
+        """Says when it accepts; signals are the process's own business."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if announced:
+                print_json_line({"event": "ready", "pid": os.getpid(), "url": announced})
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
+    config = server_config(serving)
+    config.lifespan = "off"  # it is open already: what hinders that is told as an error of its own
+    config.timeout_graceful_shutdown = round(DRAIN)
+    server = Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await running
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

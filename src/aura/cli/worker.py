@@ -1,0 +1,78 @@
+"""`aura worker`: execute runs until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import AsyncExitStack
+from typing import Annotated
+
+import typer
+
+from aura.app import Aura
+from aura.cli import process
+from aura.cli.loading import load_app, opened
+from aura.cli.options import AppDatabase, Json
+from aura.cli.output import print_json_line, redact
+from aura.errors import ConfigError
+
+log = logging.getLogger("aura.cli")
+
+
+def worker(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="MODULE:APP...", help="One or more apps.", show_default=False),
+    ],
+    database: AppDatabase = None,
+    as_json: Json = False,
+) -> None:
+    """Execute runs of one or more apps until SIGTERM or Ctrl-C.
+
+    The first signal lets steps that are under way end and hands the rest
+    back; a second one ends the process at once. Any number of workers may
+    share a database.
+
+    \b
+    Examples:
+      aura worker research:app
+      aura worker research:app billing:app
+      aura worker research:app --database postgresql://aura@db/aura
+    """
+    apps = [load_app(target, database) for target in dict.fromkeys(targets)]
+    _require_one_database(apps)
+    process.log_to_stderr()
+    process.run(_work(apps, as_json))
+
+
+async def _work(apps: list[Aura], as_json: bool) -> None:
+    with process.stoppable() as stop:
+        async with AsyncExitStack() as stack:
+            for app in apps:
+                await stack.enter_async_context(opened(app, worker=True))
+                log.info("worker started: %s", described(app))
+            if as_json:
+                names = [app.name for app in apps]
+                print_json_line({"event": "ready", "pid": os.getpid(), "apps": names})
+            await stop.wait()
+            log.info("stopping: steps under way may end (%g s)", max(a.config.grace for a in apps))
+        log.info("worker stopped")
+        if as_json:
+            print_json_line({"event": "stopped", "pid": os.getpid()})
+
+
+def described(app: Aura) -> str:
+    """An app, its workflows and its database, on one line."""
+    own = [f"{name} {version}" for name, version in app.registry.versions()]
+    names = ", ".join(name for name in own if not name.startswith("aura."))
+    return f"app {app.name} ({names or 'no workflows'}) on {redact(app.config.database)}"
+
+
+def _require_one_database(apps: list[Aura]) -> None:
+    databases = {app.config.database for app in apps}
+    if len(databases) > 1:
+        found = "; ".join(f"{app.name}: {redact(app.config.database)}" for app in apps)
+        raise ConfigError(
+            f"the apps use different databases ({found})",
+            hint="Run one worker for each, or name one with --database",
+        )

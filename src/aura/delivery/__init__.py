@@ -1,0 +1,1 @@
+"""Change what runs: split, observation, guard, plan, decision."""

@@ -1,0 +1,473 @@
+"""The rollout as a durable workflow: watch, decide, shift the traffic, until it has ended.
+
+    begin ──▶ open ──▶ watch ──▶ shift ──▶ watch ──▶ shift ──▶ ... ──▶ the plan has ended
+       │        │        │         │
+       └────────┴────────┴─────────┴──▶ leave      a step gave up, or the run is cancelled
+
+`watch` folds the observations as they arrive and returns when `decide` wants a change or an order
+came; it changes nothing, so it may be repeated after a crash. `open` and `shift` are the effects:
+they replace the split by compare-and-set and do nothing when an earlier try has done it. Whatever
+process dies at whatever point, another worker goes on with the same plan at the same stage.
+
+Where things are kept: documents `split/<split>` (what gateways obey) and `rollout/<name>` (what
+people see); feeds `observations/<split>` and `orders/<run>`.
+
+Invariants: (1) the n-th turn moves the split from the epoch in its `Leg` to the next one or not at
+all, so a process that wakes up late cannot bring an older stage's weights back; (2) a status is
+replaced by compare-and-set and only by one of the same or the next turn, so each turn is in the
+history once; (3) a split is moved by the run that its seed names, and no other run takes it over
+while that one is under way; (4) a rollout that can be watched no longer (its run is cancelled, a
+step gives up) takes the traffic back to the baseline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from aura.clock import Clock
+from aura.delivery import decide as rules
+from aura.delivery.decide import Continue, weights_for
+from aura.delivery.evidence import Tally
+from aura.delivery.observation import Observation
+from aura.delivery.plan import Plan
+from aura.delivery.split import Arm, Split
+from aura.delivery.status import Event, RolloutStatus, given_up, status_of
+from aura.delivery.turn import Given, Leg, Mark, Turn, judged_by_a_person, read_order, taken
+from aura.engine import Retry, Step, Workflow
+from aura.errors import (
+    CodecError,
+    EpochConflict,
+    RolloutError,
+    SplitError,
+    StepFailed,
+    StoreUnavailable,
+)
+from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Writer
+
+log = logging.getLogger("aura.delivery")
+
+WORKFLOW, VERSION = "aura.rollout", "1.0.0"
+_TICK = 0.25  # seconds between looks when nothing is heard, and between published states
+_IDLE = 1.0, 0.01  # when only the words change: seconds, or this part of the stage's time
+_RETRY = Retry(attempts=10, first=0.1, longest=5.0, never=(RolloutError, SplitError))
+
+
+@dataclass(slots=True)
+class _Live:
+    """What this process has folded of one rollout. After a hold the evidence begins anew while the
+    counts go on; until then both are one tally. `shown` is what was published last, by epoch."""
+
+    since: int
+    evidence: Tally
+    counts: Tally
+    position: int
+    looked: float = 0.0
+    published: float = 0.0
+    shown: tuple[int, RolloutStatus] | None = None
+
+    def fold(self, observation: Observation) -> None:
+        self.counts.fold(observation)
+        if self.evidence is not self.counts:
+            self.evidence.fold(observation)
+
+
+class Engine:
+    """The rollout workflow and its steps, over a store. One per app; it registers `workflow`."""
+
+    def __init__(self) -> None:
+        self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._rollout)
+        self._begin: Step[..., Any] = Step(self._mark, name="begin", retry=_RETRY, idempotent=True)
+        self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
+        self._watch: Step[..., Any] = Step(
+            self._watch_stage, name="watch", retry=_RETRY, idempotent=True
+        )
+        self._shift: Step[..., Any] = Step(self._shift_split, name="shift", retry=_RETRY)
+        self._leave: Step[..., Any] = Step(self._leave_split, name="leave", retry=_RETRY)
+        self._live: dict[str, _Live] = {}
+
+    def attach(self, store: Store, writer: Writer, clock: Clock) -> None:
+        """Use this store from now on."""
+        self.store = store
+        self.writer = writer
+        self.clock = clock
+        self._live = {}
+
+    async def _rollout(self, plan: Plan, run: str) -> str:
+        try:
+            return await self._follow_plan(plan, run)
+        except StepFailed as error:
+            await self._leave(plan, run, f"given up: {error.reason}")
+            raise
+        except asyncio.CancelledError:
+            if await self._is_cancelled(run):  # not handed over to another worker
+                await self._leave(plan, run, "its run was cancelled")
+            raise
+        finally:
+            self._live.pop(run, None)
+
+    async def _follow_plan(self, plan: Plan, run: str) -> str:
+        mark = await self._begin(plan)
+        epoch = await self._open(plan, run, mark)
+        leg = Leg(mark, epoch, epoch, epoch, rules.start(mark.at))
+        while not leg.state.ended:
+            turn = await self._watch(plan, run, leg)
+            leg = leg.onward(turn, await self._shift(plan, run, leg, turn))
+        return leg.state.status
+
+    async def _is_cancelled(self, run: str) -> bool:
+        try:
+            record = await self.store.run(run)
+        except StoreUnavailable:
+            log.exception("run %s is stopped, and nobody knows why", run)
+            return False
+        return record is not None and record.cancel_requested
+
+    # The steps.
+
+    async def _mark(self, plan: Plan) -> Mark:
+        """Where its observations begin: an empty append tells the end of a feed."""
+        end = await self.writer.submit(AppendFeed(f"observations/{plan.split}", ()))
+        return Mark(self.clock.now(), cast("int", end))
+
+    async def _open_split(self, plan: Plan, run: str, mark: Mark) -> int:
+        """Make the split stand at the first stage; its epoch.
+
+        Raises RolloutError when another rollout moves it; that is in the status too.
+        """
+        state = rules.start(mark.at)
+        tally = Tally(plan)
+        try:
+            epoch = await self._claim_split(plan, run)
+        except RolloutError as error:
+            state = replace(state, status="rolled-back")
+            refused = Event(self.clock.now(), "refuse", str(error), "")
+            status = status_of(plan, run, state, (tally, tally), 0, str(error), (refused,))
+            await self._introduce(replace(status, weights={}))
+            raise
+        began = Event(mark.at, "start", f"from {plan.baseline} to {plan.candidate}", "")
+        status = status_of(plan, run, state, (tally, tally), epoch, "begun", (began,))
+        await self._introduce(replace(status, opened=(epoch, mark.at, mark.observations)))
+        return epoch
+
+    async def _watch_stage(self, plan: Plan, run: str, leg: Leg) -> Turn:
+        """Return when something must change."""
+        live = self._live_of(plan, run, leg)
+        async with self.news(f"feed:observations/{plan.split}", f"feed:orders/{run}") as news:
+            while True:
+                news.clear()
+                try:
+                    turn = await self._look(plan, run, leg, live)
+                except StoreUnavailable as error:
+                    log.warning("rollout %s waits, the database is away: %s", plan.name, error)
+                    turn = None
+                if turn is not None:
+                    return turn
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_TICK):
+                        await news.wait()
+
+    async def _shift_split(self, plan: Plan, run: str, leg: Leg, turn: Turn) -> int:
+        """Make the split and the status fit the state after the turn; the split's epoch.
+
+        Raises RolloutError when somebody else has changed the split.
+        """
+        epoch = await self._move(plan, run, leg, turn)
+        await self._record(plan, run, leg, turn, epoch)
+        return epoch
+
+    async def _leave_split(self, plan: Plan, run: str, reason: str) -> None:
+        """The end of a rollout that nobody can watch: all traffic back to the baseline."""
+        weights, _ = weights_for(plan, None)
+        while (split := await self._own_split(plan, run)) is not None:
+            back = split.with_weights(weights)
+            if _way(back) == _way(split):
+                break
+            if await self._put("split", plan.split, back.to_json(), split.epoch):
+                split = back
+                break
+        while (shown := await self._shown(plan.name)) and shown[1].run == run:
+            at, known = shown
+            status = given_up(known, reason, self.clock.now())
+            status = replace(status, epoch=split.epoch if split else known.epoch)
+            if known.ended or await self._put("rollout", plan.name, status.to_json(), at):
+                break
+
+    # What the steps are made of: the split.
+
+    async def _claim_split(self, plan: Plan, run: str) -> int:
+        weights, mirror = weights_for(plan, 0)
+        arms = tuple(Arm(name, weights[name]) for name in (plan.baseline, plan.candidate))
+        seed = f"{plan.split}/{run}"
+        await self._refuse_while_named(plan, run)
+        while True:
+            document = await self.store.document("split", plan.split)
+            before = document.epoch if document else 0
+            if document is not None:
+                mover = Split.from_json(document.body).seed.removeprefix(f"{plan.split}/")
+                if mover == run:
+                    return before  # a try before this one
+                await self._refuse_while_moved(plan, mover)
+            split = Split(plan.split, before + 1, seed, arms, mirror, plan.stages[0].sample)
+            if await self._put("split", plan.split, split.to_json(), before):
+                return before + 1
+
+    async def _refuse_while_named(self, plan: Plan, run: str) -> None:
+        """Raises RolloutError while another run has the plan's name."""
+        shown = await self._shown(plan.name)
+        if shown is not None and shown[1].run != run and await self.under_way(shown[1]):
+            raise moved_already(shown[1])
+
+    async def _refuse_while_moved(self, plan: Plan, mover: str) -> None:
+        """Raises RolloutError while the rollout of the run `mover` is under way."""
+        if not await self.is_alive(mover):
+            return
+        for status in await self.statuses():
+            if status.run == mover:
+                if status.ended:
+                    return  # its run is about to end
+                raise moved_already(status)
+        raise RolloutError(
+            f"split {plan.split} is moved by another rollout (run {mover})",
+            hint="Let it end, or roll it back first",
+        )
+
+    async def _move(self, plan: Plan, run: str, leg: Leg, turn: Turn) -> int:
+        state = leg.after(turn)
+        weights, mirror = weights_for(plan, None if state.status == "rolled-back" else state.stage)
+        sample = plan.stages[state.stage].sample if mirror else 1.0
+        while True:
+            old = await self._own_split(plan, run)
+            if old is None:
+                raise RolloutError(
+                    f"split {plan.split} was taken over by another rollout",
+                    hint="Look at it with: aura rollout status",
+                )
+            new = old.with_weights(weights, mirror=mirror, sample=sample)
+            same = _way(new) == _way(old)
+            if old.epoch == leg.epoch:
+                if same and not leg.renews(turn):
+                    return leg.epoch
+                if await self._put("split", plan.split, new.to_json(), leg.epoch):
+                    return leg.epoch + 1
+            elif old.epoch == leg.epoch + 1 and same:
+                return old.epoch  # a try before this one
+            else:
+                raise RolloutError(
+                    f"split {plan.split} was changed by someone else: it is at epoch {old.epoch}, "
+                    f"not {leg.epoch}",
+                    hint="Start the rollout again",
+                )
+
+    async def _own_split(self, plan: Plan, run: str) -> Split | None:
+        """The split with the epoch of its document, unless it is another run's."""
+        document = await self.store.document("split", plan.split)
+        if document is None:
+            return None
+        split = replace(Split.from_json(document.body), epoch=document.epoch)
+        return split if split.seed == f"{plan.split}/{run}" else None
+
+    # What the steps are made of: evidence.
+
+    def _live_of(self, plan: Plan, run: str, leg: Leg) -> _Live:
+        """What is folded already. A lost run that came back may have new evidence since then."""
+        live = self._live.get(run)
+        if live is None or live.since != leg.since:
+            counts = Tally(plan, since=leg.opened)
+            evidence = counts if leg.since == leg.opened else Tally(plan, since=leg.since)
+            live = _Live(leg.since, evidence, counts, leg.mark.observations)
+            self._live[run] = live
+        return live
+
+    async def _fold(self, plan: Plan, live: _Live) -> bool:
+        """Take in the next observations; False when there are none."""
+        after = live.position
+        items = await self.store.feed(f"observations/{plan.split}", after)
+        if live.position == after:  # nobody else has folded these meanwhile
+            for item in items:
+                live.position = item.seq
+                try:
+                    live.fold(Observation.from_json(item.payload))
+                except (CodecError, ArithmeticError, ValueError) as error:
+                    log.warning("observation %d of %s is left out: %s", item.seq, plan.split, error)
+        return bool(items)
+
+    async def _look(self, plan: Plan, run: str, leg: Leg, live: _Live) -> Turn | None:
+        """One look at what is new: the turn to take, or None."""
+        given = await self._next_order(run, leg.orders)
+        while given.order != "rollback" and await self._fold(plan, live):
+            given = await self._next_order(run, leg.orders)  # there may be much to catch up with
+        now = self.clock.now()
+        evidence = live.evidence.evidence(leg.state.stage)
+        if judged_by_a_person(plan, leg.state, given.order):
+            evidence = replace(evidence, judgements=())
+        state = replace(leg.state, order=given.order)
+        decision = rules.decide(plan, state, evidence, now)
+        if given.seq > leg.orders or not isinstance(decision, Continue):
+            return taken(decision, given, live.evidence.tripped, now)
+        await self._refresh(plan, run, leg, live, decision.reason)
+        return None
+
+    async def _next_order(self, run: str, after: int) -> Given:
+        items = await self.store.feed(f"orders/{run}", after, 1)
+        return read_order(items[0].seq, items[0].payload) if items else Given(after)
+
+    # What the steps are made of: the status.
+
+    async def _refresh(self, plan: Plan, run: str, leg: Leg, live: _Live, reason: str) -> None:
+        """Publish the counts and the evidence as they are now, if they have changed."""
+        now = self.clock.monotonic()
+        if now - live.looked < _TICK:
+            return
+        live.looked = now
+        shown = live.shown or await self._shown(plan.name)
+        if shown is None or shown[1].run != run or shown[1].turn != leg.turn:
+            return  # another worker is further
+        epoch, known = shown
+        why = known.reason if leg.state.status == "held" else reason  # not that it waits, but why
+        tallies = (live.evidence, live.counts)
+        status = status_of(plan, run, leg.state, tallies, leg.epoch, why, known.history)
+        status = replace(status, opened=known.opened, turn=known.turn)
+        idle = max(_IDLE[0], _IDLE[1] * (self.clock.now() - leg.state.entered_at))
+        slow = replace(status, reason=known.reason) == known and now - live.published < idle
+        if status == known or slow:
+            live.shown = shown
+            return
+        live.published = now
+        fits = await self._put("rollout", plan.name, status.to_json(), epoch)
+        live.shown = (epoch + 1, status) if fits else None
+
+    async def _record(self, plan: Plan, run: str, leg: Leg, turn: Turn, epoch: int) -> None:
+        """Write the turn into the published history, once."""
+        state = leg.after(turn)
+        live = self._live_of(plan, run, leg)
+        while await self._fold(plan, live):
+            pass
+        evidence = Tally(plan, since=epoch) if leg.renews(turn) else live.evidence
+        event = turn.event(self.clock.now(), leg.orders)
+        while (shown := await self._shown(plan.name)) and shown[1].run == run:
+            at, known = shown
+            if known.turn >= leg.turn + 1:
+                break
+            history = (*known.history, event)
+            tallies = (evidence, live.counts)
+            status = status_of(plan, run, state, tallies, epoch, turn.reason, history)
+            status = replace(status, turn=leg.turn + 1, opened=known.opened, guard=turn.guard)
+            if await self._put("rollout", plan.name, status.to_json(), at):
+                log.info("rollout %s: %s: %s", plan.name, turn.kind, turn.reason)
+                break
+        live.shown = None
+        if state.ended:
+            await self._note_late_orders(plan, run, turn.orders)
+
+    async def _note_late_orders(self, plan: Plan, run: str, read: int) -> None:
+        """Orders that came when the end was decided are not carried out, but are in the history."""
+        late = [read_order(i.seq, i.payload) for i in await self.store.feed(f"orders/{run}", read)]
+        while late and (shown := await self._shown(plan.name)) and shown[1].run == run:
+            epoch, known = shown
+            if not known.ended:
+                return  # another worker goes on with it
+            seen = {event.order for event in known.history}
+            events = [one.too_late(self.clock.now()) for one in late if one.seq not in seen]
+            status = replace(known, history=(*known.history, *events))
+            if not events or await self._put("rollout", plan.name, status.to_json(), epoch):
+                return
+
+    async def _introduce(self, status: RolloutStatus) -> None:
+        """Publish the first status of a run that has begun or was refused, once."""
+        while True:
+            shown = await self._shown(status.name)
+            epoch, known = shown or (0, None)
+            if known is not None:
+                begun = known.opened is not None or known.ended
+                other = known.run != status.run
+                if (begun and not other) or (other and await self.under_way(known)):
+                    return
+            if await self._put("rollout", status.name, status.to_json(), epoch):
+                return
+
+    async def _shown(self, name: str) -> tuple[int, RolloutStatus] | None:
+        """The published status and its document's epoch."""
+        document = await self.store.document("rollout", name)
+        return document and (document.epoch, RolloutStatus.from_json(document.body))
+
+    # What the desk needs too.
+
+    async def announce(self, plan: Plan) -> str:
+        """Take the rollout's name for a new run; the id for that run.
+
+        Raises RolloutError while a rollout of that name is under way.
+        """
+        while True:
+            epoch, known = await self._shown(plan.name) or (0, None)
+            if known is not None and await self.under_way(known):
+                raise moved_already(known)
+            run = await self._free_run(plan.name, known)
+            tally = Tally(plan)
+            state = rules.start(self.clock.now())
+            status = status_of(plan, run, state, (tally, tally), 0, "waits for a worker", ())
+            if await self._put("rollout", plan.name, status.to_json(), epoch):
+                return run
+
+    async def _free_run(self, name: str, known: RolloutStatus | None) -> str:
+        """The first run id of this name that is not used up."""
+        number = 1 if known is None else int(known.run.rpartition("-")[2]) + known.ended
+        while True:
+            run = f"rollout-{name}-{number}"
+            record = await self.store.run(run)
+            if record is None or record.state not in SETTLED:
+                return run
+            number += 1
+
+    async def statuses(self) -> list[RolloutStatus]:
+        """What is published of all rollouts, by name; one that cannot be read is logged."""
+        found = []
+        for document in await self.store.documents("rollout"):
+            try:
+                found.append(RolloutStatus.from_json(document.body))
+            except CodecError:
+                log.exception("rollout %s is left out", document.name)
+        return found
+
+    async def under_way(self, status: RolloutStatus) -> bool:
+        """Whether the rollout has not ended and there is a run that moves it."""
+        return not status.ended and await self.is_alive(status.run)
+
+    async def is_alive(self, run: str) -> bool:
+        """Whether the run exists and has not ended, and is not parked."""
+        record = await self.store.run(run)
+        return record is not None and record.state not in SETTLED
+
+    @contextlib.asynccontextmanager
+    async def news(self, *topics: str) -> AsyncIterator[asyncio.Event]:
+        """An event that is set by each of these topics."""
+        event = asyncio.Event()
+        stop = self.store.listen(lambda topic: event.set() if topic in topics else None)
+        try:
+            yield event
+        finally:
+            stop()
+
+    async def _put(self, kind: str, name: str, body: bytes, expected: int) -> bool:
+        try:
+            await self.writer.submit(PutDocument(kind, name, body, expected))
+        except EpochConflict:
+            return False
+        return True
+
+
+def moved_already(status: RolloutStatus) -> RolloutError:
+    """Why another rollout of that split, or of that name, cannot begin."""
+    return RolloutError(
+        f"rollout {status.name} of split {status.split} is {status.state} in stage {status.stage}",
+        hint="Let it end, or roll it back first",
+    )
+
+
+def _way(split: Split) -> tuple[object, ...]:
+    """Where a split sends its units, without the epoch."""
+    return tuple(arm.buckets for arm in split.arms[1:]), split.mirror, split.sample

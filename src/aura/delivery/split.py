@@ -1,0 +1,214 @@
+"""A split: the sticky weighted choice among arms.
+
+A unit's bucket (0 to 9999, GrowthBook's hash, version 2) never changes while the seed stays the
+same. The arms own ranges of buckets:
+
+    0                                                                  9999
+    | first candidate  ->            baseline             <-  the others |
+
+The first candidate grows upwards from 0. The second one, and what more there are, grow downwards
+from the top, one below the other. Raising weights therefore moves units only away from the
+baseline: nobody goes back to it. With one or two candidates nobody moves between these either;
+with more, those that lie below a raised one shift.
+
+Weights are rounded down to a whole bucket (0.01 %), so `share` is the exact probability.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from aura.errors import SplitError
+from aura.stats.hashing import BUCKETS, growthbook_bucket
+
+T = TypeVar("T")
+
+_UNREADABLE = (AttributeError, ArithmeticError, RecursionError)
+
+ROUNDING = 1e-6
+"""In buckets: what binary fractions may lose, so that 0.29 is 2900 buckets and not 2899."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One alternative and its weight, 0.0 to 1.0. Raises SplitError for anything else."""
+
+    name: str
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SplitError("an arm has an empty name", hint="name the target that it stands for")
+        if not 0 <= self.weight <= 1:  # also refuses NaN
+            raise SplitError(
+                f"the weight of arm {self.name} is {self.weight!r}",
+                hint="weights lie between 0 and 1 (0.05 is 5 %)",
+            )
+        if self.weight > 0 and self.buckets == 0:
+            raise SplitError(
+                f"the weight of arm {self.name} is {self.weight!r}, below the resolution",
+                hint=f"use 0 or at least {1 / BUCKETS:g} (0.01 %)",
+            )
+
+    @property
+    def buckets(self) -> int:
+        """How many of the 10,000 buckets the weight stands for."""
+        return math.floor(self.weight * BUCKETS + ROUNDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Who is sent where. Raises SplitError when the arms cannot be laid out.
+
+    `epoch` grows with each change, and a process obeys the newest epoch it has heard of. `seed`
+    stays the same over a plan. The first arm is the baseline and takes what the others leave.
+    `mirror` is the arm that gets a copy of requests (shadow), or "", and `sample` the share of
+    units, 0.0 to 1.0, whose requests are copied.
+    """
+
+    name: str
+    epoch: int
+    seed: str
+    arms: tuple[Arm, ...]
+    mirror: str = ""
+    sample: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.arms:
+            raise SplitError(f"split {self.name} has no arms", hint="give at least a baseline")
+        names = [arm.name for arm in self.arms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SplitError(
+                f"split {self.name} has two arms of the name {twice[0]}", hint="rename one"
+            )
+        total = math.fsum(arm.weight for arm in self.arms)
+        if total > 1 + ROUNDING / BUCKETS:
+            raise SplitError(
+                f"the weights of split {self.name} add up to {total:g}",
+                hint="they must not exceed 1; the baseline takes what the others leave",
+            )
+        if self.mirror and self.mirror not in names[1:]:
+            raise SplitError(
+                f"split {self.name} mirrors to {self.mirror}",
+                hint=f"the mirror is one of its candidates ({', '.join(names[1:]) or 'none'})",
+            )
+        if not 0 <= self.sample <= 1:
+            raise SplitError(
+                f"split {self.name} mirrors a share of {self.sample!r}", hint="give 0 to 1"
+            )
+
+    @property
+    def baseline(self) -> str:
+        """The name of the first arm."""
+        return self.arms[0].name
+
+    def assign(self, unit: str) -> str:
+        """The name of the arm that serves this unit."""
+        bucket = growthbook_bucket(self.seed, unit)
+        candidates = self.arms[1:]
+        if candidates and bucket < candidates[0].buckets:
+            return candidates[0].name
+        lowest = BUCKETS
+        for arm in candidates[1:]:
+            lowest -= arm.buckets
+            if bucket >= lowest:
+                return arm.name
+        return self.baseline
+
+    def mirror_for(self, unit: str) -> str:
+        """The arm that gets a copy of this unit's requests, or "" for none."""
+        if not self.mirror or self.sample >= 1:
+            return self.mirror
+        inside = growthbook_bucket(f"{self.seed}/mirror/", unit) < self.sample * BUCKETS
+        return self.mirror if inside else ""
+
+    def share(self, arm: str) -> float:
+        """The exact probability, 0.0 to 1.0, with which a unit is on that arm."""
+        taken = 0
+        for candidate in self.arms[1:]:
+            if candidate.name == arm:
+                return candidate.buckets / BUCKETS
+            taken += candidate.buckets
+        if arm == self.baseline:
+            return (BUCKETS - taken) / BUCKETS
+        raise self._unknown(arm)
+
+    def with_weights(
+        self, weights: Mapping[str, float], *, mirror: str = "", sample: float = 1.0
+    ) -> Split:
+        """The next epoch: the same arms and seed with these weights.
+
+        Arms that are not named keep theirs; the baseline's is always what the others leave.
+        Mirroring ends unless `mirror` is named again.
+        """
+        names = {arm.name for arm in self.arms}
+        for name in weights:
+            if name not in names:
+                raise self._unknown(name)
+        if math.fsum(weights.values()) > 1 + ROUNDING / BUCKETS:
+            raise SplitError(
+                f"the new weights of split {self.name} add up to more than 1: {dict(weights)}",
+                hint="the baseline takes what the others leave",
+            )
+        candidates = tuple(Arm(a.name, weights.get(a.name, a.weight)) for a in self.arms[1:])
+        rest = max(0.0, 1 - math.fsum(arm.weight for arm in candidates))
+        baseline = Arm(self.baseline, rest if rest * BUCKETS >= 1 - ROUNDING else 0.0)
+        arms = (baseline, *candidates)
+        return replace(self, epoch=self.epoch + 1, arms=arms, mirror=mirror, sample=sample)
+
+    def to_json(self) -> bytes:
+        """Compact JSON; the same split gives the same bytes."""
+        body = {
+            "name": self.name,
+            "epoch": self.epoch,
+            "seed": self.seed,
+            "arms": [[arm.name, arm.weight] for arm in self.arms],
+            "mirror": self.mirror,
+            "sample": self.sample,
+        }
+        return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Split:
+        """Read what `to_json` wrote; unknown keys are ignored. Raises SplitError."""
+        try:
+            body: Any = json.loads(data)
+            return cls(
+                name=_typed(body["name"], str),
+                epoch=_typed(body["epoch"], int),
+                seed=_typed(body["seed"], str),
+                arms=tuple(Arm(_typed(n, str), _number(w)) for n, w in body["arms"]),
+                mirror=_typed(body.get("mirror", ""), str),
+                sample=_number(body.get("sample", 1.0)),
+            )
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise SplitError(
+                f"a stored split cannot be read: {type(error).__name__}: {error}",
+                hint="it was not written by Split.to_json",
+            ) from error
+
+    def _unknown(self, arm: str) -> SplitError:
+        known = ", ".join(known.name for known in self.arms)
+        return SplitError(f"split {self.name} has no arm {arm!r}", hint=f"its arms are {known}")
+
+
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is not a {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    return float(value) if type(value) is int else _typed(value, float)

@@ -1,0 +1,126 @@
+"""What has been declared: workflows by name and version."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+import semver
+
+from aura.codec import Signature
+from aura.errors import DuplicateVersion, RegistrationError, UnknownWorkflow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+LONGEST_NAME = 200
+
+
+def check_name(name: Any, what: str) -> None:
+    """Names are parts of keys and messages. Raises RegistrationError."""
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise RegistrationError(
+            f"{what} has the name {name!r:.80}",
+            hint=f"Give it 1 to {LONGEST_NAME} printable characters",
+        )
+
+
+def check_signal_name(name: Any) -> None:
+    """Raises RegistrationError."""
+    check_name(name, "a signal, update, stream or state")
+    if "/" in name or "#" in name:
+        raise RegistrationError(
+            f"the name {name!r} contains / or #", hint="Journal keys are <lane>/<name>#<n>"
+        )
+
+
+class Workflow(Generic[P, R]):
+    """One version of a workflow. Called outside a run it is the plain function."""
+
+    def __init__(self, name: str, version: str, function: Callable[P, Awaitable[R]]) -> None:
+        check_name(name, "a workflow")
+        if not inspect.iscoroutinefunction(function):
+            raise RegistrationError(
+                f"workflow {name} is not an async function", hint="Write `async def`"
+            )
+        try:
+            semver.Version.parse(version)
+        except ValueError as error:
+            raise RegistrationError(
+                f"workflow {name} has version {version!r}, which is not a semantic version",
+                hint='Write three numbers, as in version="1.0.0"',
+            ) from error
+        self.name = name
+        self.version = version
+        self.function = function
+        self.signature = Signature(function, f"workflow {name}")
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name} {self.version}>"
+
+
+class Resolver(Protocol):
+    """Which version of a workflow a new run gets; `key` is what is kept on one version."""
+
+    def resolve(self, workflow: str, key: str) -> str: ...
+
+
+class Registry:
+    """The workflows of this process."""
+
+    def __init__(self) -> None:
+        self._workflows: dict[tuple[str, str], Workflow[..., Any]] = {}
+
+    def add(self, workflow: Workflow[..., Any]) -> None:
+        known = self._workflows.get((workflow.name, workflow.version))
+        if known is not None and known.function is not workflow.function:
+            raise DuplicateVersion(
+                f"workflow {workflow.name} {workflow.version} is declared twice, as "
+                f"{_place(known.function)} and {_place(workflow.function)}",
+                hint="Give the new code a new version",
+            )
+        self._workflows[workflow.name, workflow.version] = workflow
+
+    def get(self, name: str, version: str) -> Workflow[..., Any]:
+        try:
+            return self._workflows[name, version]
+        except KeyError:
+            raise self._unknown(name, version) from None
+
+    def resolve(self, workflow: str, key: str) -> str:  # noqa: ARG002  (the Resolver's shape)
+        """The highest version."""
+        versions = [version for name, version in self._workflows if name == workflow]
+        if not versions:
+            raise self._unknown(workflow, None)
+        return max(versions, key=semver.Version.parse)
+
+    def versions(self) -> tuple[tuple[str, str], ...]:
+        return tuple(self._workflows)
+
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._workflows
+
+    def __iter__(self) -> Iterator[Workflow[..., Any]]:
+        return iter(self._workflows.values())
+
+    def _unknown(self, name: str, version: str | None) -> UnknownWorkflow:
+        wanted = f"workflow {name} {version}" if version else f"workflow {name}"
+        versions = [pair for pair in self._workflows if pair[0] == name]
+        known = ", ".join(sorted(f"{one} {which}" for one, which in versions or self._workflows))
+        return UnknownWorkflow(
+            f"{wanted} is not registered here", hint=f"Registered: {known or 'none'}"
+        )
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """Where a function is written: module, name and line."""
+    code = getattr(function, "__code__", None)
+    line = f" (line {code.co_firstlineno})" if code is not None else ""
+    return f"{function.__module__}.{function.__qualname__}{line}"

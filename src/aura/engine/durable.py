@@ -1,0 +1,134 @@
+"""Durable values and waits that workflow code calls by name."""
+
+from __future__ import annotations
+
+import math
+import random as _random
+import uuid as _uuid
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aura.clock import SystemClock
+from aura.codec import Slot, pack
+from aura.engine.calls import Call
+from aura.engine.definition import check_signal_name
+from aura.engine.lanes import Lane, StepScope, scope
+from aura.engine.streams import ITEM
+from aura.errors import ConfigError, InvalidInput
+
+_clock = SystemClock()
+_STATE = Slot(Any, "a state")
+
+
+def sleep(duration: float | timedelta) -> Coroutine[Any, Any, None]:
+    """Wait for seconds or a timedelta. In a run the end is fixed when the sleep begins and is kept
+    over crashes; a run that sleeps long leaves memory. Raises InvalidInput for what is no time."""
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not math.isfinite(seconds):
+        raise InvalidInput(
+            f"aura.sleep({duration!r}) has no end", hint="Give seconds, or a timedelta"
+        )
+    lane = scope.get()
+    if type(lane) is not Lane:
+        return _clock.sleep(seconds)
+    return lane.execution.called("sleep", lambda call: _sleep(call, seconds))
+
+
+async def _sleep(call: int, seconds: float) -> None:
+    lane = scope.get()
+    assert type(lane) is Lane  # noqa: S101  (set for every task of a run)
+    execution = lane.execution
+    execution.began(call)
+    await execution.sleep_until(lane, "sleep", lambda: execution.clock.now() + seconds)
+
+
+def now() -> datetime:
+    """The time (UTC). In a run it is journalled: a replay gets the same answer."""
+    lane = scope.get()
+    if type(lane) is not Lane:
+        return datetime.fromtimestamp(_clock.now(), UTC)
+    execution = lane.execution
+    return datetime.fromtimestamp(execution.value(lane, "now", execution.clock.now), UTC)
+
+
+def random() -> float:
+    """A random number in [0, 1). In a run it is journalled."""
+    lane = scope.get()
+    if type(lane) is not Lane:
+        return _random.random()  # noqa: S311
+    return float(lane.execution.value(lane, "random", _random.random))
+
+
+def uuid() -> _uuid.UUID:
+    """A random UUID (version 4). In a run it is journalled."""
+    lane = scope.get()
+    if type(lane) is not Lane:
+        return _uuid.uuid4()
+    return _uuid.UUID(lane.execution.value(lane, "uuid", lambda: str(_uuid.uuid4())))
+
+
+def set_state(key: str, value: Any) -> None:
+    """Show a value to those outside, who read it with `await run.state()`.
+
+    It is journalled, and is there before anything that the run does later has an effect. Outside a
+    run nothing happens. Raises CodecError, ConfigError inside a step.
+    """
+    check_signal_name(key)
+    data = _STATE.dump(value)
+    current = scope.get()
+    if current is None:
+        return
+    if type(current) is not Lane:
+        raise ConfigError(
+            "aura.set_state() was called inside a step",
+            hint="Return the value from the step and set it in the workflow",
+        )
+    execution = current.execution
+    call = Call(current.key(f"state:{key}"), key, None)
+    if execution.recorded(call.key, "state", key) is None:
+        what = f"state {key!r}"
+        execution.record_later(call, "state", pack(data, execution.limits, what))
+
+
+class Stream:
+    """A stream of items that a run writes and anybody reads: `run.stream(name)`."""
+
+    def __init__(self, name: str) -> None:
+        check_signal_name(name)
+        self.name = name
+
+    def write(self, item: Any) -> None:
+        """Add an item. Items are gathered for some milliseconds and written in batches.
+
+        In a workflow's own code each is written exactly once, over crashes and replays. In a step
+        (also in a thread) it is written again when the step runs again. Outside a run nothing
+        happens. Raises CodecError, PayloadTooLarge.
+        """
+        data = ITEM.dump(item)
+        current = scope.get()
+        if current is None:
+            return
+        pack(data, current.execution.limits, f"an item of stream {self.name}")
+        place = current.id if isinstance(current, Lane) else current.key
+        current.execution.streams.write(place, self.name, data)
+
+
+def stream(name: str) -> Stream:
+    """The stream of that name of this run: `aura.stream("tokens").write(token)`."""
+    return Stream(name)
+
+
+def idempotency_key() -> str:
+    """A key that is the same for every try of the running step, and for no other step.
+
+    Raises ConfigError outside a step of a run.
+    """
+    current = scope.get()
+    if not isinstance(current, StepScope):
+        raise ConfigError(
+            "aura.idempotency_key() was called outside a step",
+            hint="Call it in the body of a @step function that a run has called",
+        )
+    step = "#".join(current.key.split("#")[:2])  # without the number of a saga's further round
+    return f"{current.run_id}:{step}"

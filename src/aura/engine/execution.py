@@ -1,0 +1,574 @@
+"""One run in memory: its function, its journal, and how it ends.
+
+    replaying ──▶ live ──▶ settled         the function returned, raised, was cancelled or diverged
+        │          │
+        └──────────┴─────▶ suspended       `suspend`:  only timers are left, or the worker stops
+        └──────────┴─────▶ lost            `lose`: another worker owns the run, nothing is written
+
+Invariants: (1) entries are numbered and submitted in the order in which they come to be, and the
+committer keeps that order, so what is durable is always a prefix; (2) an effectful step begins only
+when everything before it is durable (`_flush`); (3) after `_stop` is set no durable call does
+anything but raise it, whatever user code catches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Executor
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aura.clock import Clock
+from aura.codec import Limits, pack, plain, to_json, unpack
+from aura.engine.attempt import TimedOut, Try, run_once
+from aura.engine.calls import Call, Services, is_being_cancelled
+from aura.engine.definition import Workflow
+from aura.engine.faults import (
+    dump_run_error,
+    dump_step_failure,
+    load_step_failure,
+    message,
+    step_failure,
+)
+from aura.engine.idleness import Idleness
+from aura.engine.lanes import Lane, scope
+from aura.engine.mailbox import Mailbox
+from aura.engine.replay import Replay, Turns
+from aura.engine.streams import Streams
+from aura.errors import (
+    AuraError,
+    LeaseLost,
+    NonDeterminism,
+    RegistrationError,
+    StepFailed,
+    StoreUnavailable,
+    Suspended,
+)
+from aura.store.base import Announce, Append, Claimed, Entry, Outcome, RunState, Settle, Signal
+
+if TYPE_CHECKING:
+    from aura.engine.step import Step
+
+R = TypeVar("R")
+
+_REST = 6  # rounds for what a workflow does between two durable calls (queues, events, cancelling)
+_INLINE_INPUT = 2_048  # longer inputs of steps are kept as a fingerprint only
+
+
+class Execution:
+    """Runs one claimed run to its end, unless it is lost or suspended before."""
+
+    def __init__(self, services: Services, workflow: Workflow[..., Any], claimed: Claimed) -> None:
+        self.record = claimed.run
+        self.id = claimed.run.id
+        self.workflow = workflow
+        self._epoch = claimed.run.epoch
+        self._services = services
+        self._replay = Replay(claimed.journal)
+        self._turns = Turns(self._replay.answers)
+        self._seq = self._replay.length
+        self.mailbox = Mailbox(claimed.signals, self._replay.received)
+        self.streams = Streams(self, self._replay.streams)
+        self.idleness = Idleness(self, services)
+        self._seen: int | None = None  # the last signal that was considered before leaving memory
+        self._stop: BaseException | None = None
+        self._wake_at: float | None = None
+        self._unflushed: asyncio.Future[Outcome] | None = None
+        self._root: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._called: dict[int, tuple[str, Coroutine[Any, Any, Any]]] = {}
+        self._calls = 0
+        self._deepest = 0
+        self._cancel_due = claimed.run.cancel_requested
+        self._cancelled = False
+        self._held = 0  # scopes whose end a cancel request waits for
+        self._settling = False
+        self.activity = 0
+        self.steps_in_flight = 0
+        self.effects_in_flight = 0
+        self.ended = False
+        self.cut_off: StoreUnavailable | None = None
+        self.settled = False
+
+    # Driven by the worker.
+
+    async def run(self) -> None:
+        """Run the workflow and write down how it ended. Returns also when it is lost."""
+        self._root = asyncio.current_task()
+        scope.set(Lane(self))
+        if self._stop is not None and self._root is not None:
+            self._root.cancel()  # stopped before it began
+        if self._cancel_due:
+            self._watch_for_cancel()
+        ending = await self._ending()
+        scope.set(None)
+        self._settling = True
+        if self._stop is not None or self._cancelled:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # where a second request to stop ends
+        await self._end_tasks()
+        if ending is None:
+            return
+        self.streams.flush()
+        try:
+            await self._services.writer.submit(ending)
+        except (LeaseLost, StoreUnavailable) as error:
+            self.lose(error)
+            return
+        self.ended = True
+        self.settled = True
+        self._services.settled(
+            self.record._replace(
+                state=ending.state, output=ending.output, error=ending.error, owner=None
+            )
+        )
+
+    @property
+    def clock(self) -> Clock:
+        return self._services.clock
+
+    @property
+    def limits(self) -> Limits:
+        return self._services.limits
+
+    @property
+    def threads(self) -> Executor:
+        return self._services.threads
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is leaving this worker, so that nothing more is written."""
+        return self._stop is not None
+
+    def tell(self, what: Announce) -> None:
+        """Announce a topic once what was submitted is durable; a lost one costs a slow poll."""
+        self._services.writer.submit(what).add_done_callback(_look_away)
+
+    def cancel(self) -> None:
+        """Ask the workflow to stop: CancelledError is raised where it waits. Idempotent."""
+        if self._cancelled or self._settling:
+            return
+        self._cancel_due = True
+        if self._root is None:
+            return  # `run` will look
+        if self._replay.exhausted:
+            self._deliver_cancel()
+        else:
+            self._watch_for_cancel()
+
+    def lose(self, reason: BaseException) -> None:
+        """Stop at once and write nothing more: the run is another worker's."""
+        if isinstance(reason, StoreUnavailable):
+            self.cut_off = reason
+        if not isinstance(self._stop, LeaseLost):
+            self._stop = (
+                reason if isinstance(reason, LeaseLost) else LeaseLost(f"run {self.id}: {reason}")
+            )
+        if self._root is not None and not self._settling:
+            self._root.cancel()
+
+    def park(self, reason: AuraError) -> None:
+        """Stop, keep everything and wait for a person; `reason` is what they see."""
+        self._stop = self._stop or reason
+        if self._root is not None and not self._settling:
+            self._root.cancel()
+
+    def hold_cancel(self, by: int) -> None:
+        """Let a cancel request wait (1) until everybody has let it go again (-1)."""
+        self._held += by
+        if self._cancel_due and not self._held:
+            self.cancel()
+
+    def deliver(self, signals: Iterable[Signal]) -> None:
+        """Signals that were sent to the run, in order of seq; those that are known do no harm."""
+        if self.mailbox.deliver(signals):
+            self.activity += 1
+
+    def suspend(self, wake_at: float | None = None) -> None:
+        """Stop and leave memory: until then (epoch seconds; infinite: until a signal comes), or
+        claimable again at once, by this worker or another."""
+        if self._stop is None and not self._settling:
+            self._stop = Suspended(f"run {self.id} is waiting")
+            self._wake_at = wake_at
+            self._seen = self.mailbox.seen
+            if self._root is not None:
+                self._root.cancel()
+
+    def track(self, task: asyncio.Task[Any], depth: int) -> None:
+        """A branch was created, so many branches below the workflow function."""
+        self._deepest = max(self._deepest, depth)
+        self._tasks.add(task)
+        self._turns.stir(self._rest)
+        task.add_done_callback(self._tasks.discard)
+
+    # What durable calls are made of.
+
+    def called(
+        self, name: str, make: Callable[[int], Coroutine[Any, Any, R]]
+    ) -> Coroutine[Any, Any, R]:
+        """A durable call was made; `make` gets its number, which `began` takes when awaited."""
+        self._calls += 1
+        made = make(self._calls)
+        self._called[self._calls] = (name, made)
+        return made
+
+    def began(self, call: int) -> None:
+        """A durable call is awaited. Raises what has stopped the run."""
+        del self._called[call]
+        self.activity += 1
+        if self._tasks:
+            self._turns.stir(self._rest)
+        self.raise_if_stopped()
+
+    def raise_if_stopped(self) -> None:
+        if self._stop is not None:
+            raise self._stop
+
+    async def step(
+        self, lane: Lane, step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """The result of a step: from the journal, or by running it."""
+        key = lane.key(step.name)
+        data = step.signature.dump(args, kwargs)
+        fingerprint = step.signature.fingerprint(data)
+        entry = self._take(key, "step", fingerprint, data)
+        if entry is not None:
+            await self._turns.take(entry.seq, self._rest)
+            if entry.error is not None:
+                raise load_step_failure(entry.error)
+            assert entry.output is not None  # noqa: S101  (one of the two is always there)
+            return step.signature.result.load(unpack(entry.output))
+        await self.ready_for_new(lane)
+        if not step.idempotent and self._unflushed is not None:
+            await self._flush()
+        self.steps_in_flight += 1
+        self.effects_in_flight += not step.idempotent
+        try:
+            call = Call(key, fingerprint, data if len(data) <= _INLINE_INPUT else None)
+            return await self._attempts(step, args, kwargs, call)
+        finally:
+            self.steps_in_flight -= 1
+            self.effects_in_flight -= not step.idempotent
+
+    def value(self, lane: Lane, name: str, make: Callable[[], Any]) -> Any:
+        """A journalled value that is made once: the time, a random number, an id."""
+        self.raise_if_stopped()
+        key = lane.key(name)
+        entry = self._take(key, "value", "")
+        if entry is not None:
+            return plain(entry.output)
+        made = make()
+        self._later(self._entry(Call(key, "", None), "value", output=to_json(made)))
+        return made
+
+    async def sleep_until(self, lane: Lane, name: str, when: Callable[[], float]) -> None:
+        """Return at a time (epoch seconds) that is fixed by the first call."""
+        key = lane.key(name)
+        entry = self._take(key, "sleep", "")
+        if entry is not None:
+            at = float(plain(entry.output))
+            woke = self._take(key + "/woke", "woke", "")
+            if woke is not None:
+                await self._turns.take(woke.seq, self._rest)
+                return
+        await self.ready_for_new(lane)
+        if entry is None:
+            at = when()
+            self._later(self._entry(Call(key, "", None), "sleep", output=to_json(at)))
+        await self._wait_until(at)
+        await self._answer(self._entry(Call(key + "/woke", "", None), "woke"), durable=False)
+
+    def peek(self, key: str) -> Entry | None:
+        """What the journal has under a key that has not been asked for yet."""
+        return self._replay.peek(key)
+
+    def recorded(self, key: str, kind: str, fingerprint: str = "") -> Entry | None:
+        """What the journal has under that key; None when it is new. Raises NonDeterminism."""
+        return self._take(key, kind, fingerprint)
+
+    async def turn_of(self, answer: Entry) -> None:
+        """Return when it is a recorded answer's turn to be given."""
+        await self._turns.take(answer.seq, self._rest)
+
+    async def ready_for_new(self, lane: Lane) -> None:
+        """Return when the journal's answers have been given, and raise what has stopped the run."""
+        if self._turns.replaying:
+            await self._turns.caught_up()
+        if self._cancel_due:
+            await self._cancel_here(lane)
+
+    def record_later(
+        self, call: Call, kind: str, output: bytes | None = None, error: bytes | None = None
+    ) -> None:
+        """Journal something that nobody waits for."""
+        self._later(self._entry(call, kind, output=output, error=error))
+
+    async def record_answer(self, call: Call, kind: str, output: bytes | None) -> None:
+        """Journal an answer, and return when it is its turn to be given."""
+        await self._answer(self._entry(call, kind, output=output), durable=False)
+
+    # Inside.
+
+    async def _ending(self) -> Settle | None:
+        """Run the function; the settlement to write, or None when the run is lost."""
+        try:
+            arguments = self.workflow.signature.load(unpack(self.record.input))
+            value = await self.workflow.function(**arguments)
+            self._check_awaited()
+            data, _ = self.workflow.signature.result.round_trip(value)
+            output = pack(data, self._services.limits, self.workflow.signature.result.what)
+        except asyncio.CancelledError as error:
+            if self._stop is not None or self._cancelled:
+                return self._end("cancelled", error=dump_run_error(error))
+            if self._root is not None and self._root.cancelling():
+                raise  # the event loop is closing; the lease will run out
+            return self._end("failed", error=dump_run_error(error))  # a branch of its own was
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  (it becomes the run's result)
+            return self._end("failed", error=dump_run_error(error))
+        return self._end("completed", output=output)
+
+    def _end(
+        self, state: RunState, *, output: bytes | None = None, error: bytes | None = None
+    ) -> Settle | None:
+        """How the run ends: as its function did, unless the engine stopped it meanwhile."""
+        if self._stop is None:
+            return self._settle(state, output=output, error=error)
+        if isinstance(self._stop, AuraError):
+            return self._settle("parked", error=dump_run_error(self._stop))
+        if isinstance(self._stop, Suspended):
+            waits: RunState = "pending" if self._wake_at is None else "waiting"
+            return self._settle(waits, wake_at=self._wake_at if self._wake_at != math.inf else None)
+        return None
+
+    def _settle(
+        self,
+        state: RunState,
+        *,
+        output: bytes | None = None,
+        error: bytes | None = None,
+        wake_at: float | None = None,
+    ) -> Settle:
+        announce = self.record.origin != self._services.origin
+        return Settle(
+            self.id, self._epoch, state, output, error, wake_at, announce, self._seen
+        )  # fmt: skip
+
+    def _check_awaited(self) -> None:
+        forgotten: dict[str, None] = {}
+        for name, call in self._called.values():
+            if getcoroutinestate(call) == CORO_CREATED:  # else its branch was cancelled before it
+                forgotten[name] = call.close()  # the error says it better than Python's warning
+        if forgotten:
+            raise RegistrationError(
+                f"workflow {self.workflow.name} called {', '.join(forgotten)} without awaiting it",
+                hint="Write `await` before the call, or gather it",
+            )
+
+    async def _end_tasks(self) -> None:
+        """Branches that nobody waited for end with their run."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+            for task in tasks:
+                if not task.cancelled():
+                    task.exception()  # looked at: it cannot matter any more
+
+    def _take(
+        self, key: str, kind: str, fingerprint: str, data: bytes | None = None
+    ) -> Entry | None:
+        try:
+            return self._replay.take(key, kind, fingerprint, data)
+        except NonDeterminism as error:
+            self._stop = error
+            raise
+
+    async def _attempts(
+        self,
+        step: Step[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        call: Call,
+    ) -> Any:
+        """Try a step until it succeeds or gives up, and journal which."""
+        attempt = 1
+        before = self._replay.attempt(call.key)
+        if before is not None:
+            attempt = before.attempt + 1
+            await self._wait_for_retry(float(plain(before.error)["retry_at"]))
+        while True:
+            started = self._services.clock.now()
+            timed_out = False
+            try:
+                value, output = await run_once(self, step, args, kwargs, Try(call.key, attempt))
+            except TimedOut as error:
+                failure: BaseException = TimeoutError(str(error))
+                timed_out = True
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (raised as StepFailed)
+                failure = error
+            except asyncio.CancelledError as error:
+                if is_being_cancelled():
+                    raise
+                failure = error  # of something else, inside the step
+            else:
+                entry = self._entry(call, "step", output=output, attempt=attempt, started=started)
+                await self._answer(entry, durable=not step.idempotent)
+                return value
+            if not step.retry.again(attempt, failure):
+                raise await self._give_up(step, call, failure, attempt, timed_out, started)
+            await self._back_off(step, call, failure, attempt, started)
+            attempt += 1
+
+    async def _give_up(
+        self,
+        step: Step[..., Any],
+        call: Call,
+        error: BaseException,
+        attempt: int,
+        timed_out: bool,
+        started: float,
+    ) -> StepFailed:
+        failure = step_failure(step.name, error, attempt, timed_out)
+        error_text = dump_step_failure(failure)
+        entry = self._entry(call, "step", error=error_text, attempt=attempt, started=started)
+        await self._answer(entry, durable=True)
+        failure.__cause__ = error
+        return failure
+
+    async def _back_off(
+        self, step: Step[..., Any], call: Call, error: BaseException, attempt: int, started: float
+    ) -> None:
+        """Journal the failed attempt with the time of the next one, and wait for it."""
+        retry_at = self._services.clock.now() + step.retry.delay(attempt, random.random())  # noqa: S311
+        failed = to_json(
+            {"type": type(error).__name__, "message": message(error), "retry_at": retry_at}
+        )
+        await self._now(
+            self._entry(call, "attempt", error=failed, attempt=attempt, started=started)
+        )
+        await self._wait_for_retry(retry_at)
+
+    async def _wait_for_retry(self, at: float) -> None:
+        self.steps_in_flight -= 1  # a step that waits for its next try may leave memory
+        try:
+            await self._wait_until(at)
+        finally:
+            self.steps_in_flight += 1
+
+    def _entry(
+        self,
+        call: Call,
+        kind: str,
+        *,
+        output: bytes | None = None,
+        error: bytes | None = None,
+        attempt: int = 1,
+        started: float | None = None,
+    ) -> Entry:
+        self.raise_if_stopped()
+        self._seq += 1
+        now = self._services.clock.now()
+        return Entry(
+            self.id, self._seq, call.key, kind, call.fingerprint, call.input, output, error,
+            attempt, now if started is None else started, now,
+        )  # fmt: skip
+
+    async def _answer(self, entry: Entry, *, durable: bool) -> None:
+        """Journal an answer, and return when it is its turn to be given."""
+        branched = bool(self._tasks)
+        if branched:
+            self._turns.expect(entry.seq)
+        try:
+            if durable:
+                await self._now(entry)
+            else:
+                self._later(entry)
+        except BaseException:
+            if branched:
+                self._turns.drop(entry.seq)
+            raise
+        if branched:
+            await self._turns.take(entry.seq, self._rest)
+
+    @property
+    def _rest(self) -> int:
+        """For how many rounds of the event loop the consequences of an answer or a call may go on:
+        each branch that ends wakes the one that waits for it two rounds later."""
+        return 2 * self._deepest + _REST if self._tasks else 0
+
+    async def _now(self, entry: Entry) -> None:
+        """Return when the entry is durable."""
+        self.activity += 1
+        self._unflushed = None  # the committer keeps the order
+        try:
+            await self._services.writer.submit(Append(self._epoch, entry))
+        except (LeaseLost, StoreUnavailable) as error:
+            self.lose(error)
+            assert self._stop is not None  # noqa: S101
+            raise self._stop from error
+
+    def _later(self, entry: Entry) -> None:
+        """Submit the entry; what depends on it waits in `_flush`."""
+        self.activity += 1
+        future = self._services.writer.submit(Append(self._epoch, entry))
+        future.add_done_callback(self._landed)
+        self._unflushed = future
+
+    def _landed(self, future: asyncio.Future[Outcome]) -> None:
+        if self._unflushed is future:
+            self._unflushed = None
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self.lose(error)
+
+    async def _flush(self) -> None:
+        if self._unflushed is not None:
+            await asyncio.wait([self._unflushed])
+        self.raise_if_stopped()
+
+    async def _cancel_here(self, lane: Lane) -> None:
+        """Deliver a cancel request that came while the run was not in memory."""
+        self._deliver_cancel()
+        for _ in range(3 * lane.depth + 1):  # the root passes it on to the branch that is here
+            await asyncio.sleep(0)
+
+    def _watch_for_cancel(self) -> None:
+        asyncio.get_running_loop().call_later(
+            self._services.suspend_after, self._cancel_if_idle, self.activity
+        )
+
+    def _cancel_if_idle(self, activity: int) -> None:
+        """Deliver a request though no durable call took it: the code waits for something else, or
+        what the journal still has is not asked for any more."""
+        if not self._cancel_due or self._settling:
+            return
+        if self.activity == activity:
+            self._deliver_cancel()
+        else:
+            self._watch_for_cancel()
+
+    def _deliver_cancel(self) -> None:
+        if self._held:
+            return
+        self._cancel_due = False
+        self._cancelled = True
+        if self._root is not None and not self._settling:
+            self._root.cancel()
+
+    async def _wait_until(self, at: float) -> None:
+        remaining = at - self._services.clock.now()
+        if remaining <= 0:
+            return
+        with self.idleness.waiting(at):
+            await self._services.clock.sleep(remaining)
+
+
+def _look_away(future: asyncio.Future[Outcome]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,60 @@
+"""Taking a run out of memory when nothing happens but waiting, and that for long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from aura.engine.calls import Services
+
+if TYPE_CHECKING:
+    from aura.engine.execution import Execution
+
+
+class Idleness:
+    """The waits of one run. It looks at them only while there is a long one."""
+
+    def __init__(self, execution: Execution, services: Services) -> None:
+        self._execution = execution
+        self._services = services
+        self._waits: dict[object, float] = {}
+        self._watching = False
+
+    @contextlib.contextmanager
+    def waiting(self, until: float) -> Iterator[None]:
+        """The caller does nothing but wait until then (epoch seconds; infinite: for a signal).
+
+        Raises what has stopped the run meanwhile.
+        """
+        mark = object()
+        self._waits[mark] = until
+        if until > self._soon():
+            self._watch()
+        try:
+            yield
+        finally:
+            del self._waits[mark]
+        self._execution.raise_if_stopped()
+
+    def _soon(self) -> float:
+        return self._services.clock.now() + self._services.keep_in_memory
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watching = True
+            execution, services = self._execution, self._services
+            after = services.linger if execution.mailbox.awaited else services.suspend_after
+            asyncio.get_running_loop().call_later(after, self._look, execution.activity)
+
+    def _look(self, activity: int) -> None:
+        self._watching = False
+        execution = self._execution
+        if not self._waits or execution.ended or execution.stopped:
+            return
+        soon, wake_at = self._soon(), min(self._waits.values())
+        if execution.activity == activity and wake_at > soon and not execution.steps_in_flight:
+            execution.suspend(wake_at)
+        elif max(self._waits.values()) > soon:
+            self._watch()  # other branches are busy, for now

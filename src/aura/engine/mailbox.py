@@ -1,0 +1,100 @@
+"""The signals of one run that nobody has taken yet, and the receivers that wait. Pure but for the
+futures that it resolves.
+
+A receiver takes, of what it waits for, the signal of the highest class, in it the one with the
+earliest deadline, and then the one that was sent first. Receivers are served in the order in which
+they began to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Collection, Iterable
+
+from aura.store.base import PRIORITIES, Signal
+
+_RANKS = {name: rank for rank, name in enumerate(PRIORITIES)}
+
+
+class Waiter:
+    """One receiver: the names that it takes, and its answer (None: its time is over)."""
+
+    __slots__ = ("future", "names")
+
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = names
+        self.future: asyncio.Future[Signal | None] = asyncio.get_running_loop().create_future()
+
+
+class Mailbox:
+    """`seen` is the seq of the last signal that was delivered here; `taken` are the seqs of those
+    that the journal has."""
+
+    def __init__(self, signals: Iterable[Signal], taken: Collection[int]) -> None:
+        self.seen = 0
+        self._taken = taken
+        self._waiting: dict[str, list[Signal]] = {}
+        self._receivers: list[Waiter] = []
+        self.deliver(signals)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a receiver waits."""
+        return bool(self._receivers)
+
+    def deliver(self, signals: Iterable[Signal]) -> bool:
+        """New signals, in order of seq; whether that woke a receiver."""
+        for signal in signals:
+            if signal.seq <= self.seen:
+                continue
+            self.seen = signal.seq
+            if signal.seq not in self._taken:
+                self._waiting.setdefault(signal.name, []).append(signal)
+        return self._serve()
+
+    def take(self, names: Collection[str]) -> Signal | None:
+        """The best signal of these names that is here, which then is nobody else's."""
+        here = [one for name in names for one in self._waiting.get(name, ())]
+        if not here:
+            return None
+        best = min(here, key=urgency)
+        self._waiting[best.name].remove(best)
+        return best
+
+    def give_back(self, signal: Signal) -> None:
+        """It was taken by a receiver that is gone: the next one gets it."""
+        self._waiting.setdefault(signal.name, []).append(signal)
+        self._serve()
+
+    def wait(self, names: Collection[str]) -> Waiter:
+        waiter = Waiter(names)
+        self._receivers.append(waiter)
+        return waiter
+
+    def leave(self, waiter: Waiter) -> None:
+        """The receiver does not wait any more; what it had been given goes to the next one."""
+        if waiter in self._receivers:
+            self._receivers.remove(waiter)
+        if waiter.future.done() and not waiter.future.cancelled():
+            signal = waiter.future.result()
+            if signal is not None:
+                self.give_back(signal)
+
+    def _serve(self) -> bool:
+        served = False
+        for waiter in tuple(self._receivers):
+            if waiter.future.done():
+                continue
+            signal = self.take(waiter.names)
+            if signal is not None:
+                waiter.future.set_result(signal)
+                self._receivers.remove(waiter)
+                served = True
+        return served
+
+
+def urgency(signal: Signal) -> tuple[int, float, int]:
+    """What sorts signals: class, deadline, order of sending."""
+    deadline = math.inf if signal.deadline is None else signal.deadline
+    return (_RANKS[signal.priority], deadline, signal.seq)

@@ -1,0 +1,302 @@
+"""Waiting for signals in workflow code, and answering updates.
+
+A signal that was received is an entry of the journal, with its payload, so that a replay needs
+nothing else. A branch that is cancelled between the two hands it back, in the journal too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import math
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+from aura.codec import Slot, pack, plain, to_json, unpack
+from aura.engine.calls import Call
+from aura.engine.definition import check_signal_name
+from aura.engine.execution import Execution
+from aura.engine.handle import UPDATE
+from aura.engine.lanes import Lane, scope
+from aura.engine.replay import BACK
+from aura.errors import CodecError, ConfigError, RegistrationError, SignalTimeout
+from aura.store.base import Announce, Entry, Signal
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+_ANSWER = Slot(Any, "an answer to an update")
+_HEAD = [name for name in Signal._fields if name not in ("run_id", "payload")]
+
+
+@lru_cache(maxsize=1_000)
+def _slot(type: object, what: str) -> Slot:
+    return Slot(type, what)
+
+
+class Received(NamedTuple, Generic[T]):
+    """A signal that was received by one of several names."""
+
+    name: str
+    value: T
+
+
+@overload
+def receive(
+    name: str, *, type: type[T], timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def receive(
+    name: str, *, type: object = Any, timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Any]: ...
+
+
+@overload
+def receive(
+    name: tuple[str, ...], *, type: type[T], timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Received[T]]: ...
+
+
+@overload
+def receive(
+    name: tuple[str, ...], *, type: object = Any, timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Received[Any]]: ...
+
+
+def receive(
+    name: str | tuple[str, ...], *, type: object = Any, timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Any]:
+    """Wait for a signal of that name and give its value, as `type`.
+
+    With a tuple of names the first signal of any of them, as `Received(name, value)`. Signals that
+    came early are kept for their receiver. Of several, the one of the highest priority comes first,
+    then the one with the earliest deadline, then the one that was sent first; several receivers of
+    one name get one signal each, in the order in which they began to wait.
+
+    `timeout` (seconds or a timedelta) counts from the first call, over crashes and restarts. A run
+    that only waits leaves memory. Use `timeout` and not `asyncio.timeout`, which is forgotten then.
+
+    Raises SignalTimeout; CodecError when the payload does not fit `type` (it stays in the journal).
+    """
+    names = _checked(name)
+    lane = _lane("aura.receive")
+    label = "signal:" + "|".join(names)
+
+    async def wait(call: int) -> Any:
+        taken = await _receive(call, label, names, _seconds(timeout))
+        what = f"signal {taken.name}"
+        value = _slot(type, what).load(unpack(taken.payload))
+        return value if isinstance(name, str) else Received(taken.name, value)
+
+    return lane.execution.called("receive", wait)
+
+
+class Update(Generic[T]):
+    """A call from outside that waits for its answer. Answer or reject it, once."""
+
+    def __init__(self, name: str, value: T, seq: int) -> None:
+        self.name = name
+        self.value = value
+        self._seq = seq
+        self._open = True
+
+    def answer(self, value: Any = None) -> None:
+        """Accept the update and give its caller the value."""
+        data = _ANSWER.dump(value)
+        self._close(lambda execution: {"output": pack(data, execution.limits, "an answer")})
+
+    def reject(self, reason: str) -> None:
+        """Refuse the update: its caller gets UpdateRejected with the reason."""
+        self._close(lambda _: {"error": to_json({"message": reason})})
+
+    def _close(self, make: Callable[[Execution], dict[str, bytes]]) -> None:
+        if not self._open:
+            raise RegistrationError(
+                f"update {self.name} was answered twice", hint="Answer or reject it once"
+            )
+        lane = _lane("an update's answer")
+        _answer(lane, f"answer:{self.name}", self._seq, make(lane.execution))
+        self._open = False
+
+
+@overload
+def receive_update(
+    name: str, *, type: type[T], timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Update[T]]: ...
+
+
+@overload
+def receive_update(
+    name: str, *, type: object = Any, timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Update[Any]]: ...
+
+
+def receive_update(
+    name: str, *, type: object = Any, timeout: float | timedelta | None = None
+) -> Coroutine[Any, Any, Update[Any]]:
+    """Wait for an update (`run.update(name, value)`): check its `value`, then `answer` or `reject`.
+
+    A value that does not fit `type` is rejected by itself, and the wait goes on. Otherwise as
+    `receive`. Raises SignalTimeout.
+    """
+    names = _checked(name)
+    lane = _lane("aura.receive_update")
+
+    async def wait(call: int) -> Update[Any]:
+        slot = _slot(type, f"update {name}")
+        started: int | None = call
+        while True:
+            taken = await _receive(started, f"update:{name}", names, _seconds(timeout), UPDATE)
+            started = None
+            try:
+                return Update(name, slot.accept(unpack(taken.payload)), taken.seq)
+            except CodecError as error:
+                refusal = {"error": to_json({"message": error.message})}
+                _answer(_lane("an update"), f"answer:{name}", taken.seq, refusal)
+
+    return lane.execution.called("receive_update", wait)
+
+
+def _answer(lane: Lane, label: str, seq: int, said: dict[str, bytes]) -> None:
+    """Journal an answer, and tell who waits for it once that is durable."""
+    execution = lane.execution
+    key = lane.key(label)
+    if execution.recorded(key, "answer") is None:
+        execution.record_later(Call(key, "", b"%d" % seq), "answer", **said)
+        execution.tell(Announce(f"answer:{execution.id}"))
+
+
+async def _receive(
+    call: int | None,
+    label: str,
+    names: tuple[str, ...],
+    timeout: float | None,
+    prefix: str = "",
+) -> Signal:
+    """The next signal for the lane of this task. Raises SignalTimeout."""
+    lane = _lane("aura.receive")
+    execution = lane.execution
+    if call is not None:
+        execution.began(call)
+    names = tuple(prefix + name for name in names)
+    key = lane.key(label)
+    wait = None if timeout is None else execution.recorded(key, "wait")
+    got = execution.recorded(key + "/got", "signal")
+    if got is not None:
+        taken = await _again(execution, got)
+    else:
+        await execution.ready_for_new(lane)
+        until = math.inf
+        if wait is not None:
+            until = float(plain(wait.output))
+        elif timeout is not None:
+            until = execution.clock.now() + timeout
+            execution.record_later(Call(key, "", None), "wait", to_json(until))
+        taken = await _first(execution, key + "/got", names, until)
+    if taken is None:
+        what = " or ".join(names)
+        raise SignalTimeout(f"no signal {what} came within {timeout:g} s")
+    return taken._replace(name=taken.name.removeprefix(prefix))
+
+
+async def _again(execution: Execution, got: Entry) -> Signal | None:
+    """What the journal says that this call received."""
+    if execution.recorded(got.key + BACK, "back") is not None:
+        await asyncio.get_running_loop().create_future()  # its branch was cancelled here
+    signal = None if got.output is None else _recorded_signal(got.run_id, got.input, got.output)
+    with _handed_back(execution, got.key, signal):
+        await execution.turn_of(got)
+    return signal
+
+
+async def _first(
+    execution: Execution, key: str, names: tuple[str, ...], until: float
+) -> Signal | None:
+    """Wait for a signal, and journal it or that none came."""
+    signal = await _next(execution, names, until)
+    if signal is None:
+        await execution.record_answer(Call(key, "", None), "signal", None)
+        return None
+    head = to_json({name: getattr(signal, name) for name in _HEAD})
+    with _handed_back(execution, key, signal):
+        await execution.record_answer(Call(key, "", head), "signal", signal.payload)
+    return signal
+
+
+def _recorded_signal(run_id: str, head: bytes | None, payload: bytes) -> Signal:
+    return Signal(**(plain(head) | {"run_id": run_id, "payload": payload}))
+
+
+@contextlib.contextmanager
+def _handed_back(execution: Execution, key: str, signal: Signal | None) -> Iterator[None]:
+    """A branch that is cancelled before it has seen its signal leaves it to the next receiver."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if signal is not None and not execution.stopped:
+            execution.record_later(Call(key + BACK, "", None), "back", None)
+            execution.mailbox.give_back(signal)
+        raise
+
+
+async def _next(execution: Execution, names: tuple[str, ...], until: float) -> Signal | None:
+    """The best signal that is there, or the next one; None when the time is over."""
+    mailbox = execution.mailbox
+    signal = mailbox.take(names)
+    if signal is not None or until <= execution.clock.now():
+        return signal
+    waiter = mailbox.wait(names)
+    alarm = None if until == math.inf else _alarm(execution, until, waiter.future)
+    try:
+        with execution.idleness.waiting(until):
+            return await waiter.future
+    except asyncio.CancelledError:
+        mailbox.leave(waiter)
+        raise
+    finally:
+        if alarm is not None:
+            alarm.cancel()
+
+
+def _alarm(
+    execution: Execution, until: float, future: asyncio.Future[Signal | None]
+) -> asyncio.Task[None]:
+    """Ends the wait at its time; a task of the engine, not a branch of the run."""
+
+    async def ring() -> None:
+        await execution.clock.sleep(until - execution.clock.now())
+        if not future.done():
+            future.set_result(None)
+
+    context = contextvars.copy_context()
+    context.run(scope.set, None)
+    return context.run(asyncio.get_running_loop().create_task, ring())
+
+
+def _checked(name: str | tuple[str, ...]) -> tuple[str, ...]:
+    names = (name,) if isinstance(name, str) else tuple(name)
+    if not names:
+        raise RegistrationError("a receiver names no signal", hint="Give at least one name")
+    for one in names:
+        check_signal_name(one)
+    return names
+
+
+def _seconds(timeout: float | timedelta | None) -> float | None:
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+
+
+def _lane(what: str) -> Lane:
+    lane = scope.get()
+    if type(lane) is not Lane:
+        raise ConfigError(
+            f"{what} was called outside a workflow's own code",
+            hint="Call it in a workflow that runs, and not in a step",
+        )
+    return lane

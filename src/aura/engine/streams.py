@@ -1,0 +1,87 @@
+"""What a run tells those outside while it goes on: streams of items, written in batches.
+
+A batch is one entry of the journal (kind "stream", the stream's name as fingerprint, the number of
+items as input, a JSON array of them as output), so it is fenced like any entry and stands behind
+all that it depends on. What workflow code writes is counted per lane: on replay, as many items as
+the journal has are skipped. A step that runs again writes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from aura.codec import Limits, Slot, pack, plain
+from aura.engine.calls import Call
+from aura.store.base import Announce, Entry
+
+if TYPE_CHECKING:
+    from aura.engine.execution import Execution
+
+_GATHER = 0.02  # seconds for which items are gathered before they are written
+_BATCH_ITEMS = 256
+_BATCH_BYTES = 64 * 1024
+
+ITEM = Slot(object, "an item of a stream")
+
+
+class Streams:
+    """The pens of one run. `recorded` are the journal's entries of kind "stream"."""
+
+    def __init__(self, execution: Execution, recorded: Iterable[Entry]) -> None:
+        self._execution = execution
+        self._loop = asyncio.get_running_loop()
+        self._recorded: Counter[str] = Counter()
+        for entry in recorded:
+            self._recorded[entry.key.rpartition("#")[0]] += int(plain(entry.input))
+        self._written: Counter[str] = Counter()
+        self._buffers: dict[tuple[str, str], list[bytes]] = {}
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def write(self, place: str, name: str, item: bytes) -> None:
+        """Add an item (JSON text) to a stream; `place` is the lane that writes, or the step.
+
+        Of a lane, items that the journal has are passed over. May be called from any thread.
+        """
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # a thread
+            here = False
+        if here:
+            self._add(place, name, item)
+        else:
+            self._loop.call_soon_threadsafe(self._add, place, name, item)
+
+    def _add(self, place: str, name: str, item: bytes) -> None:
+        key = f"{place}/stream:{name}"
+        if self._recorded[key] > self._written[key]:
+            self._written[key] += 1
+            return
+        self._buffers.setdefault((key, name), []).append(item)
+        self._size += len(item)
+        if self._size >= _BATCH_BYTES or len(self._buffers[key, name]) >= _BATCH_ITEMS:
+            self.flush()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(_GATHER, self.flush)
+
+    def flush(self) -> None:
+        """Submit what was gathered, unless the run has been stopped: then a replay writes it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        buffers, self._buffers, self._size = self._buffers, {}, 0
+        execution = self._execution
+        if not buffers or execution.stopped:
+            return
+        for (key, name), items in buffers.items():
+            call = Call(f"{key}#{self._written[key] + 1}", name, b"%d" % len(items))
+            self._written[key] += len(items)
+            execution.record_later(call, "stream", self._packed(items))
+        execution.tell(Announce(f"stream:{execution.id}"))
+
+    def _packed(self, items: list[bytes]) -> bytes:
+        room = Limits(self._execution.limits.max_bytes + 2 * _BATCH_BYTES)  # each item was checked
+        return pack(b"[" + b",".join(items) + b"]", room, "a batch of a stream")

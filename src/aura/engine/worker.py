@@ -1,0 +1,316 @@
+"""A worker: claims runs, keeps its lease, executes, and hands back what it cannot finish.
+
+One dispatcher per process asks for runs when it hears that some are ready, when a timer is due,
+when a slot gets free, and once per `poll`. One lease per process covers all its runs: a worker that
+stops sending heartbeats loses them when its lease is over, and the epoch of each run that was taken
+keeps it from writing when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import socket
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import cast
+
+from aura.clock import Clock
+from aura.codec import Limits, to_json
+from aura.engine.calls import Services
+from aura.engine.definition import Registry
+from aura.engine.execution import Execution
+from aura.engine.faults import dump_run_error, unreadable
+from aura.engine.handle import Results
+from aura.engine.lanes import install
+from aura.engine.mail import Mail
+from aura.errors import DecryptionFailed, LeaseLost, StoreUnavailable
+from aura.store.base import (
+    Claim,
+    Claimed,
+    Heartbeat,
+    Outcome,
+    RunRecord,
+    RunState,
+    Settle,
+    Started,
+    StartRun,
+    Store,
+    Writer,
+)
+
+log = logging.getLogger("aura.worker")
+
+_CLAIM_AT_ONCE = 100
+_NAP = 0.05  # seconds between looks at what keeps a worker from closing
+_KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """`capacity` runs at once, `threads` for plain `def` steps, `only` the id of the one run to
+    claim (None: all); the rest are seconds."""
+
+    lease: float = 10.0
+    poll: float = 1.0
+    capacity: int = 1_000
+    threads: int = 32
+    grace: float = 10.0
+    only: str | None = None
+
+
+class Worker:
+    """Executes the registry's workflows; see the module's docstring."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        registry: Registry,
+        results: Results,
+        clock: Clock,
+        limits: Limits,
+        options: WorkerOptions,
+    ) -> None:
+        self.id = _new_id()
+        self._store = store
+        self._writer = writer
+        self._registry = registry
+        self._clock = clock
+        self._options = options
+        self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="aura-step")
+        self._services = Services(
+            writer, clock, limits, self._threads, results.origin, results.settled
+        )
+        self._executions: dict[str, Execution] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._reserved = 0
+        self._mail = Mail(store, self._executions)
+        self._ready = asyncio.Event()
+        self._stopping = False
+        self._away = False
+        self._joined = False
+        self._claiming = False
+        self._rejoin = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        install(asyncio.get_running_loop())
+        await self._beat()
+        self._unlisten = self._store.listen(self._hear)
+        make = asyncio.get_running_loop().create_task
+        self._loops = [
+            make(self._dispatch(), name="aura-dispatch"),
+            make(self._keep_lease(), name="aura-lease"),
+            make(self._mail.fetch(), name="aura-signals"),
+        ]
+
+    async def close(self) -> None:
+        """Stop claiming, let steps that are under way end, release the rest, give up the lease."""
+        self._stopping = True
+        self._unlisten()
+        self._loops[0].cancel()
+        give_up = self._clock.monotonic() + self._options.grace
+        while self._tasks or self._reserved:
+            for execution in tuple(self._executions.values()):
+                if not execution.effects_in_flight or self._clock.monotonic() > give_up:
+                    execution.suspend()
+            if self._tasks:
+                await asyncio.wait(self._tasks.values(), timeout=_NAP)
+            else:
+                await self._clock.sleep(_NAP)
+        for loop in self._loops[1:]:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        with contextlib.suppress(StoreUnavailable):  # then the lease simply runs out
+            await self._writer.submit(Heartbeat(self.id, 0.0))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, op: StartRun) -> asyncio.Future[Outcome]:
+        """Submit a new run, in this worker's name if it has room and knows the workflow.
+
+        It is then begun when it is durable, whether or not anybody still waits for the answer.
+        """
+        full = len(self._executions) + self._reserved >= self._options.capacity
+        away = self._stopping or not self._joined
+        if away or full or (op.workflow, op.version) not in self._registry:
+            return self._writer.submit(op)
+        self._reserved += 1
+        future = self._writer.submit(replace(op, owner=self.id))
+        future.add_done_callback(functools.partial(self._started, self.id))
+        return future
+
+    def _started(self, owner: str, future: asyncio.Future[Outcome]) -> None:
+        self._reserved -= 1
+        if future.cancelled():
+            return
+        error = future.exception()
+        if isinstance(error, StoreUnavailable):
+            self.renounce(error)  # the run may be there, in this worker's name
+        elif error is None:
+            run = cast("Started", future.result()).run
+            mine = run.owner == owner and run.state == "running" and run.epoch == 1
+            if mine and run.id not in self._executions:  # else the start was made twice
+                self.begin(Claimed(run, []))
+
+    def executes(self, run_id: str) -> bool:
+        """Whether that run is under way here, and has not ended yet."""
+        execution = self._executions.get(run_id)
+        return execution is not None and not execution.ended
+
+    def begin(self, claimed: Claimed) -> None:
+        """Execute a run that is owned by this worker."""
+        run = claimed.run
+        workflow = self._registry.get(run.workflow, run.version)
+        execution = Execution(self._services, workflow, claimed)
+        task = asyncio.get_running_loop().create_task(execution.run(), name=f"aura-run-{run.id}")
+        self._executions[run.id] = execution
+        self._tasks[run.id] = task
+        self._mail.arrived(run.id)
+        task.add_done_callback(lambda done: self._ended(execution, done))
+        if run.recoveries and claimed.journal:
+            log.info("run %s recovered with %d entries", run.id, len(claimed.journal))
+
+    def _ended(self, execution: Execution, task: asyncio.Task[None]) -> None:
+        run = execution.record
+        if execution.cut_off is not None and run.owner == self.id:
+            self.renounce(execution.cut_off)
+        if len(self._executions) >= self._options.capacity:
+            self._ready.set()
+        if self._tasks.get(run.id) is task:
+            del self._executions[run.id], self._tasks[run.id]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            log.error("run %s broke the engine and is parked", run.id, exc_info=error)
+            future = self._writer.submit(
+                Settle(run.id, run.epoch, "parked", error=dump_run_error(error))
+            )
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _hear(self, topic: str) -> None:
+        if topic == "ready":
+            self._ready.set()
+        elif topic.startswith("signal:"):
+            self._mail.heard(topic[7:], coming=self._claiming or self._reserved > 0)
+        elif topic.startswith("cancel:"):
+            self._cancel(topic[7:])
+
+    def _cancel(self, run_id: str) -> None:
+        execution = self._executions.get(run_id)
+        if execution is not None:
+            execution.cancel()
+
+    async def _dispatch(self) -> None:
+        while True:
+            self._ready.clear()
+            try:
+                delay = await self._claim()
+                self._away = False
+            except StoreUnavailable as error:
+                if not self._away:
+                    log.warning("no runs can be claimed until the database is back: %s", error)
+                self._away = True
+                delay = self._options.poll
+            except Exception:
+                log.exception("claiming runs failed in an unknown way, trying again")
+                delay = self._options.poll
+            if delay > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay):
+                        await self._ready.wait()
+
+    async def _claim(self) -> float:
+        """Take what there is room for; seconds until it is worth asking again."""
+        room = self._options.capacity - len(self._executions) - self._reserved
+        limit = min(room, _CLAIM_AT_ONCE)
+        if limit <= 0 or not self._joined:
+            return self._options.poll
+        claim = Claim(self.id, self._registry.versions(), limit, self._options.only)
+        self._claiming = True
+        self._reserved += limit  # for as long as the answer is under way
+        try:
+            try:
+                found = await self._store.claim(claim)
+            finally:
+                self._reserved -= limit
+            if claim.worker != self.id:
+                return 0.0  # renounced meanwhile: they are free when the old lease is over
+            for claimed in found.runs:
+                self._take_up(claimed)
+        finally:
+            self._claiming = False
+            if not self._reserved:
+                self._mail.all_arrived()
+        for run_id in found.cancels:
+            self._cancel(run_id)
+        if len(found.runs) == limit:
+            return 0.0
+        wake = self._options.poll if found.next_wake is None else found.next_wake
+        return max(0.001, min(wake, self._options.poll))
+
+    def _take_up(self, claimed: Claimed) -> None:
+        reason = unreadable(claimed)
+        if reason is None:
+            self.begin(claimed)
+        else:
+            self._set_aside(claimed.run, reason)
+
+    def _set_aside(self, run: RunRecord, reason: DecryptionFailed) -> None:
+        """A run whose key is not here waits, with the reason as its error, for a worker that has
+        it. One that was asked to stop would be ready again at once, so it is parked."""
+        log.warning("run %s waits for a worker with another key: %s", run.id, reason)
+        state: RunState = "parked" if run.cancel_requested else "waiting"
+        wake_at = self._clock.now() + _KEY_PATIENCE
+        error = dump_run_error(reason)
+        future = self._writer.submit(
+            Settle(run.id, run.epoch, state, error=error, wake_at=wake_at)
+        )  # fmt: skip
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _keep_lease(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._options.lease / 3):
+                    await self._rejoin.wait()
+            self._rejoin.clear()
+            try:
+                await self._beat()
+            except StoreUnavailable as error:
+                log.warning("the lease cannot be extended: %s", error)
+                self.renounce(error)
+            except Exception as error:
+                log.exception("extending the lease failed in an unknown way")
+                self.renounce(error)
+
+    async def _beat(self) -> None:
+        info = to_json(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "runs": len(self._executions),
+                "workflows": [f"{name} {version}" for name, version in self._registry.versions()],
+            }
+        )
+        await self._writer.submit(Heartbeat(self.id, self._options.lease, info))
+        self._joined = True
+        self._mail.look_at_all()
+
+    def renounce(self, reason: Exception) -> None:
+        """Give up all runs and join again under a new name: what the old one wrote last is not
+        known, and its runs are free for all when its lease is over."""
+        log.warning("worker %s gives up %d runs: %s", self.id, len(self._executions), reason)
+        self._joined = False
+        self.id = _new_id()
+        for execution in tuple(self._executions.values()):
+            execution.lose(LeaseLost(f"run {execution.id}: {reason}"))
+        self._rejoin.set()
+
+
+def _new_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"

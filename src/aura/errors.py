@@ -1,0 +1,271 @@
+"""Every error that Aura raises, in one tree.
+
+AuraError
+├── ConfigError            settings that cannot work
+│   ├── PlanError          a plan file that cannot be followed (with line numbers)
+│   ├── SplitError         arms and weights that cannot be laid out
+│   └── MissingExtra       an optional dependency is not installed
+├── RegistrationError      a workflow or step was declared wrongly
+│   └── DuplicateVersion   the same workflow version twice
+├── UnknownWorkflow        no such workflow or version here
+├── CodecError             a value that cannot be stored or read back
+│   ├── InvalidInput       arguments that do not fit the declared types
+│   ├── DecryptionFailed   an encrypted value that does not open
+│   │   └── KeyMissing     ... because its key is not here
+│   └── PayloadTooLarge    a value over the size limit
+├── StoreError             the database
+│   ├── StoreUnavailable   cannot be reached, is full, locked or read-only (try again)
+│   ├── SchemaTooNew       written by a newer Aura
+│   ├── SchemaMismatch     a migration differs from the one that was applied
+│   └── EpochConflict      someone else changed the document first
+├── RunNotFound            no run with that id
+├── RunConflict            the id is taken by another input
+├── RunEnded               the run takes no more signals or updates
+├── RunError               a run that ended without a result
+│   ├── RunFailed          the workflow raised
+│   ├── RunCancelled       it was cancelled
+│   └── RunParked          it waits for a person
+├── ResultTimeout          the result is not there yet
+├── StepFailed             a step gave up (what workflow code catches)
+│   └── StepTimeout        ... because its time was over
+├── SignalTimeout          no signal came in time (what workflow code catches)
+├── UpdateRejected         the workflow refused an update
+├── SagaError              a saga that takes no more steps, or cannot go on
+│   └── CompensationFailed a finished step could not be compensated
+├── NonRetryable           raise it in a step: do not try again
+├── NonDeterminism         replay took another path than the journal
+├── GatewayError           a request that the gateway cannot serve
+│   ├── RequestRefused     the client must change it
+│   └── TargetFailed       a target gave no usable answer
+│       └── TargetTimeout  ... because its time was over
+├── RolloutError           an order that does not fit the rollout's state
+└── DemoFailed             the demo could not go on
+
+Control flow that user code must not swallow derives from BaseException:
+
+ControlFlow(BaseException)
+├── LeaseLost              another worker owns the run now
+└── Suspended              the run leaves memory until it is woken
+"""
+
+from __future__ import annotations
+
+
+class AuraError(Exception):
+    """Base of all errors. `hint` says what to do about it and ends the message."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(f"{message.rstrip('.')}. {hint}" if hint else message)
+
+
+class ConfigError(AuraError):
+    """Settings that cannot work."""
+
+
+class PlanError(ConfigError):
+    """A plan that cannot be followed; the message names the file and the line."""
+
+
+class SplitError(ConfigError):
+    """Arms, weights or a stored split that cannot be laid out."""
+
+
+class MissingExtra(ConfigError):
+    """An optional dependency is not installed."""
+
+
+class RegistrationError(AuraError):
+    """A workflow or step was declared wrongly."""
+
+
+class DuplicateVersion(RegistrationError):
+    """The same version of one workflow was registered twice with different code."""
+
+
+class UnknownWorkflow(AuraError):
+    """No workflow of that name, or no such version of it."""
+
+
+class CodecError(AuraError):
+    """A value that cannot be stored, or stored bytes that cannot be read back."""
+
+
+class InvalidInput(CodecError):
+    """Arguments that do not fit the declared types."""
+
+
+class DecryptionFailed(CodecError):
+    """An encrypted value that does not open; it is kept as it is. `key_id` is its key's."""
+
+    def __init__(self, message: str, *, key_id: str, hint: str = "") -> None:
+        self.key_id = key_id
+        super().__init__(message, hint=hint)
+
+
+class KeyMissing(DecryptionFailed):
+    """A value is encrypted with a key that this process does not have."""
+
+
+class PayloadTooLarge(CodecError):
+    """A value over the size limit."""
+
+
+class StoreError(AuraError):
+    """Something is wrong with the database."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or written at the moment."""
+
+
+class SchemaTooNew(StoreError):
+    """The database was migrated by a newer Aura than this one."""
+
+
+class SchemaMismatch(StoreError):
+    """An applied migration differs from the one that this Aura carries."""
+
+
+class EpochConflict(StoreError):
+    """Someone else changed the document first."""
+
+
+class RunNotFound(AuraError):
+    """No run with that id."""
+
+
+class RunConflict(AuraError):
+    """The id belongs to a run of another workflow or with another input."""
+
+
+class RunEnded(AuraError):
+    """The run has ended, so a signal or update to it was not stored."""
+
+
+class RunError(AuraError):
+    """A run that ended without a result."""
+
+    def __init__(self, message: str, *, run_id: str, hint: str = "") -> None:
+        self.run_id = run_id
+        super().__init__(message, hint=hint)
+
+
+class RunFailed(RunError):
+    """The workflow raised. `type` is the exception's name, `traceback` its text."""
+
+    def __init__(self, message: str, *, run_id: str, type: str, traceback: str = "") -> None:
+        self.type = type
+        self.traceback = traceback
+        super().__init__(message, run_id=run_id)
+
+
+class RunCancelled(RunError):
+    """The run was cancelled before it finished."""
+
+
+class RunParked(RunError):
+    """The run cannot go on by itself; its journal and input are kept."""
+
+
+class ResultTimeout(AuraError, TimeoutError):
+    """The run has no result yet; it goes on."""
+
+
+class StepFailed(AuraError):
+    """A step gave up. The same error is raised live and on replay.
+
+    `step` is the step's name, `type` the original exception's name, `reason` its message,
+    `traceback` its text, `attempts` how often it was tried.
+    """
+
+    def __init__(
+        self, step: str, *, type: str, reason: str, traceback: str = "", attempts: int = 1
+    ) -> None:
+        self.step = step
+        self.type = type
+        self.reason = reason
+        self.traceback = traceback
+        self.attempts = attempts
+        tries = "" if attempts == 1 else f" after {attempts} attempts"
+        super().__init__(f"step {step} failed{tries}: {type}: {reason}")
+
+
+class StepTimeout(StepFailed):
+    """A step did not finish in its time."""
+
+
+class SignalTimeout(AuraError, TimeoutError):
+    """No signal came in time. The same error is raised live and on replay."""
+
+
+class UpdateRejected(AuraError):
+    """The workflow refused an update; the message says why. It changed nothing."""
+
+
+class SagaError(AuraError):
+    """A saga that takes no more steps, or that cannot go on after its pivot."""
+
+
+class CompensationFailed(SagaError):
+    """Compensations gave up; the run is parked. The message names those that are done, those that
+    failed and those that wait for them."""
+
+
+class NonRetryable(AuraError):
+    """Raise this inside a step (from the cause) to give up at once."""
+
+
+class NonDeterminism(AuraError):
+    """Replay took another path than the journal; the run is parked with both sides."""
+
+
+class GatewayError(AuraError):
+    """A request that the gateway cannot serve."""
+
+
+class RequestRefused(GatewayError):
+    """The client must change its request. `status` and `code` go into the problem document;
+    `field` is the path of the part that is wrong, when there is one."""
+
+    def __init__(
+        self, message: str, *, status: int, code: str, field: str = "", hint: str = ""
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.field = field
+        super().__init__(message, hint=hint)
+
+
+class TargetFailed(GatewayError):
+    """A target gave no usable answer. `code` says how it failed, `run` which run it was."""
+
+    def __init__(self, message: str, *, code: str, run: str = "", hint: str = "") -> None:
+        self.code = code
+        self.run = run
+        super().__init__(message, hint=hint)
+
+
+class TargetTimeout(TargetFailed):
+    """A target did not answer in its time."""
+
+
+class RolloutError(AuraError):
+    """An order that does not fit the state of the rollout."""
+
+
+class DemoFailed(AuraError):
+    """The demo could not go on; the message says in which process and shows the end of its log."""
+
+
+class ControlFlow(BaseException):
+    """Not errors: the engine takes a run out of user code's hands."""
+
+
+class LeaseLost(ControlFlow):
+    """Another worker owns the run now; nothing more of it may be written here."""
+
+
+class Suspended(ControlFlow):
+    """The run leaves memory until a timer or signal wakes it."""

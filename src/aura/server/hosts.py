@@ -1,0 +1,34 @@
+"""Which hosts are this machine. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from aura.errors import ConfigError
+
+
+def is_loopback_name(name: str) -> bool:
+    """Whether a host name or address, as in a URL, means this machine and nothing else."""
+    bare = name.strip().removeprefix("[").removesuffix("]").rstrip(".").lower()
+    if bare == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without the port."""
+    if header.startswith("["):
+        return header.partition("]")[0] + "]"
+    return header.partition(":")[0]
+
+
+def require_loopback(host: str) -> None:
+    """Raise ConfigError for a host on which others could reach a server without tokens."""
+    if not is_loopback_name(host):
+        raise ConfigError(
+            f"the host {host!r} is not this machine's loopback, and the HTTP API has no tokens yet",
+            hint="Use --host 127.0.0.1, and a reverse proxy for the routes that others may reach",
+        )

@@ -1,0 +1,185 @@
+"""What the faces of Aura have in common: the HTTP API and the command line ask here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from aura.app import Aura
+from aura.errors import InvalidInput, RunNotFound
+from aura.server.views import (
+    DatabaseView,
+    RunDetail,
+    RunList,
+    RunView,
+    WorkerView,
+    database_view,
+    run_detail,
+    run_view,
+    worker_view,
+)
+from aura.store.base import RunFilter, RunState, Store
+
+STATES: tuple[RunState, ...] = get_args(RunState)
+MOST_RUNS = 500
+"""A page of a list is not longer than this."""
+
+COUNT_TO = 1_000
+"""Runs in a state are counted up to this."""
+
+RESERVED = frozenset({"self", "workflow", "id", "version"})
+"""Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
+position, so that data from outside can never stand for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The whole at a glance. States in `runs_at_least` have that many runs or more."""
+
+    app: str
+    database: DatabaseView
+    runs: dict[str, int]
+    runs_at_least: tuple[str, ...]
+    workers: tuple[WorkerView, ...]
+    rollouts: tuple[dict[str, Any], ...]
+
+
+async def overview(app: Aura) -> Overview:
+    """Runs by state, workers with a live lease, and rollouts. Raises StoreUnavailable."""
+    info = await app.store.info()
+    found = await asyncio.gather(*(_count(app.store, state) for state in STATES))
+    counts = dict(zip(STATES, found, strict=True))
+    return Overview(
+        app=app.name,
+        database=database_view(info),
+        runs={state: min(count, COUNT_TO) for state, count in counts.items()},
+        runs_at_least=tuple(state for state, count in counts.items() if count > COUNT_TO),
+        workers=await live_workers(app),
+        rollouts=tuple(status.plain() for status in await app.rollouts.all()),
+    )
+
+
+async def live_workers(app: Aura) -> tuple[WorkerView, ...]:
+    """The workers whose lease is not over, by the database's clock."""
+    offset = (await app.store.info()).clock_offset
+    now = app.clock.now() + offset
+    views = (worker_view(worker, now) for worker in await app.store.workers())
+    return tuple(view for view in views if view.live)
+
+
+async def list_runs(
+    app: Aura,
+    *,
+    state: str | None = None,
+    workflow: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> RunList:
+    """A page of runs, newest first. Raises InvalidInput for an unknown state, limit or cursor."""
+    if state is not None and state not in STATES:
+        raise InvalidInput(f"there is no state {state!r}", hint=f"States: {', '.join(STATES)}")
+    if not 1 <= limit <= MOST_RUNS:
+        raise InvalidInput(f"the limit is {limit}", hint=f"Give 1 to {MOST_RUNS}")
+    if workflow is not None and not storable(workflow):
+        return RunList((), None)
+    before = read_cursor(cursor) if cursor else None
+    where = RunFilter(workflow=workflow, limit=limit + 1, before=before)
+    if state is not None:
+        where = replace(where, state=state)
+    found = await app.runs(where)
+    page = found[:limit]
+    more = len(found) > limit
+    after = write_cursor(page[-1].created_at, page[-1].id) if more else None
+    return RunList(tuple(map(run_view, page)), after)
+
+
+async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
+    """A run with its journal. Raises RunNotFound."""
+    record = await app.store.run(run_id) if storable(run_id) else None
+    if record is None:
+        raise _no_run(run_id)
+    return run_detail(record, await app.store.journal(run_id), full=full)
+
+
+async def cancel_run(app: Aura, run_id: str) -> RunView:
+    """Ask a run to stop; the run after that. Raises RunNotFound."""
+    if not storable(run_id):
+        raise _no_run(run_id)
+    run = app.run(run_id)
+    await run.cancel()
+    return run_view(await run.record())
+
+
+def storable(text: str) -> bool:
+    """Whether a database can hold this text at all: no NUL, no half characters."""
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def write_cursor(at: float, run_id: str) -> str:
+    """The place after a run in the list, as text without meaning to others."""
+    return base64.urlsafe_b64encode(json.dumps([at, run_id]).encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str) -> tuple[float, str]:
+    """What `write_cursor` wrote. Raises InvalidInput."""
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        found = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, RecursionError):  # not base64, not JSON
+        found = None
+    match found:
+        case [float(at), str(run_id)] if storable(run_id):
+            return at, run_id
+    raise InvalidInput(
+        "the cursor cannot be read", hint="Give the `next` of the page before, unchanged"
+    )
+
+
+def split_arguments(
+    app: Aura, workflow: str, version: str | None, arguments: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments for `app.start(workflow, ...)`.
+
+    Raises UnknownWorkflow, and InvalidInput when a reserved name is not one of its arguments.
+    """
+    if not RESERVED & arguments.keys():
+        return [], dict(arguments)
+    declared = app.registry.get(workflow, version or app.registry.resolve(workflow, ""))
+    by_position: list[Any] = []
+    named = dict(declared.signature.bind((), arguments))
+    for name, parameter in _leading(declared.function, named):
+        by_position.append(named.pop(name) if name in named else parameter.default)
+    if RESERVED & named.keys():
+        raise InvalidInput(
+            f"workflow {workflow} takes {', '.join(sorted(RESERVED & named.keys()))} by name only",
+            hint="Let it be passed by position too",
+        )
+    return by_position, named
+
+
+def _leading(function: Any, named: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The parameters up to the last one that has to go by position."""
+    parameters = [
+        (name, parameter)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
+    places = [at for at, (name, _) in enumerate(parameters) if name in RESERVED and name in named]
+    return parameters[: places[-1] + 1] if places else []
+
+
+def _no_run(run_id: str) -> RunNotFound:
+    shown = run_id[:200].encode("utf-8", "replace").decode()
+    return RunNotFound(f"there is no run {shown}", hint="List runs with: aura runs list")
+
+
+async def _count(store: Store, state: RunState) -> int:
+    return len(await store.runs(RunFilter(state=state, limit=COUNT_TO + 1)))

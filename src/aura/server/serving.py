@@ -1,0 +1,210 @@
+"""One port: the gateway's routes, the HTTP API, and behind them the app with its worker.
+
+    serving = build(app, gateway_config)          # an ASGI application
+    async with serving:                           # or: its lifespan, under any ASGI server
+        ...
+
+Who answers: `/api/v1` is always Aura's own; then the gateway's routes, for the paths that they
+configure; then `/healthz` and `/readyz`. Under a gateway that takes these for itself they are still
+found below `/api/v1`.
+
+At the end: the server stops accepting and lets requests finish; then `close` ends the gateway with
+what it still observes, and the app with its worker, observations and database, in this order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from fastapi import FastAPI
+
+from aura.app import Aura
+from aura.delivery.split import Split
+from aura.errors import ConfigError, UnknownWorkflow
+from aura.gateway import Gateway, GatewayConfig, SplitHolder, build_holders, build_targets
+from aura.gateway.client import Receive, Scope, Send
+from aura.gateway.config import HttpSpec
+from aura.gateway.routes import Routes
+from aura.server.api import API, build_api
+from aura.server.operations import split_arguments
+
+log = logging.getLogger("aura.server")
+
+
+class AppRunner:
+    """An app as the gateway's `WorkflowRunner`."""
+
+    def __init__(self, app: Aura) -> None:
+        self._app = app
+        self._starting: set[asyncio.Task[Any]] = set()
+
+    async def run_workflow(
+        self, workflow: str, version: str | None, arguments: Mapping[str, Any], *, run_id: str
+    ) -> Any:
+        """Start the run, or join the one with that id; its result. Raises AuraError.
+
+        When the wait is cancelled the run goes on, also when it was only just being started.
+        """
+        positional, named = split_arguments(self._app, workflow, version, arguments)
+        starting = asyncio.ensure_future(
+            self._app.start(workflow, *positional, id=run_id, version=version, **named)
+        )
+        self._starting.add(starting)
+        starting.add_done_callback(self._started)
+        run = await asyncio.shield(starting)
+        return await run.result()
+
+    def _started(self, task: asyncio.Task[Any]) -> None:
+        self._starting.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits has it; when nobody does any more, nobody misses it
+
+    async def close(self) -> None:
+        """Wait for the runs that are being started."""
+        if self._starting:
+            await asyncio.wait(self._starting)
+
+
+class Serving:
+    """The ASGI application; see the module's docstring. `worker` says whether it executes runs."""
+
+    def __init__(self, app: Aura, config: GatewayConfig | None, *, worker: bool = True) -> None:
+        self.app = app
+        self.config = config
+        self.api: FastAPI = build_api(app)
+        self.gateway: Gateway | None = None
+        self._worker = worker
+        self._routes = Routes(config.routes if config else ())
+        self._runner = AppRunner(app)
+        self._ends: list[Callable[[], None]] = []
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the app, learn the splits as they are, and follow them. Harmless when it is open.
+
+        Raises AuraError.
+        """
+        if self._open:
+            return
+        targets = {}
+        if self.config is not None:
+            targets = build_targets(self.config, runner=self._runner, clock=self.app.clock)
+        await self.app.open(worker=self._worker)
+        self._open = True
+        if self.config is None:
+            return
+        try:
+            holders = build_holders(self.config)
+            await self._follow(holders)
+            self.gateway = Gateway(
+                self.config,
+                targets=targets,
+                splits=holders,
+                observe=self.app.rollouts.observe,
+                clock=self.app.clock,
+            )
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End the gateway, then the app. Harmless when it is not open."""
+        if not self._open:
+            return
+        self._open = False
+        for end in self._ends:
+            end()
+        self._ends.clear()
+        try:
+            if self.gateway is not None:
+                await self.gateway.close()
+            await self._runner.close()
+        finally:
+            await self.app.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self.gateway is not None and self._is_routed(scope):
+            await self.gateway(scope, receive, send)
+        else:
+            await self.api(scope, receive, send)
+
+    async def _follow(self, holders: Mapping[str, SplitHolder]) -> None:
+        """The present splits are known before the first request comes: it must not go to a
+        baseline that has been replaced."""
+        for name, holder in holders.items():
+            document = await self.app.store.document("split", name)
+            if document is not None:
+                holder.offer(Split.from_json(document.body))
+            self._ends.append(self.app.rollouts.follow(name, holder.offer))
+
+    def _is_routed(self, scope: Scope) -> bool:
+        if scope["type"] != "http":
+            return True  # the gateway says no to what is not HTTP
+        path = scope["path"]
+        if path == API or path.startswith(API + "/"):
+            return False
+        return bool(self._routes.match(path, scope["method"]))
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.open()
+        except Exception as error:  # told to the server, which then does not start
+            log.exception("the server cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def build(app: Aura, config: GatewayConfig | None = None, *, worker: bool = True) -> Serving:
+    """The ASGI application for an app, with a gateway when there is a configuration.
+
+    Raises ConfigError for a route inside `/api/v1`, which Aura answers itself, and for a baseline
+    that the app has no workflow for; of another target without one it warns.
+    """
+    if config is not None:
+        _require_workflows(app, config)
+    for route in config.routes if config else ():
+        bare = route.path.removesuffix("/*")
+        if bare == API or bare.startswith(API + "/"):
+            raise ConfigError(
+                f"the route {route.path} lies inside {API}, where Aura's own API is",
+                hint="Serve it under another path",
+            )
+        if route.path.endswith("/*") and f"{API}/".startswith(f"{bare}/"):
+            log.warning("the route %s gets all its paths but those below %s", route.path, API)
+    return Serving(app, config, worker=worker)
+
+
+def _require_workflows(app: Aura, config: GatewayConfig) -> None:
+    baselines = {route.baseline for route in config.routes}
+    for name, spec in config.targets.items():
+        if isinstance(spec, HttpSpec):
+            continue
+        try:
+            app.registry.get(spec.workflow, spec.version or app.registry.resolve(spec.workflow, ""))
+        except UnknownWorkflow as error:
+            if name in baselines:
+                raise ConfigError(f"the target {name}: {error.message}", hint=error.hint) from error
+            log.warning("the target %s fails until the app has it: %s", name, error)

@@ -1,0 +1,474 @@
+"""The journal in PostgreSQL 14 or newer, in the schema `aura` of one database.
+
+A batch of operations is one call of one function (`aura.commit`, in the migrations), so a commit
+costs one round trip and one flush, and no lock outlives a paused or killed client. Entries share
+the lock of their run's row and compare its epoch under it; a claim locks the row alone and raises
+the epoch: whoever comes second sees what the first one did.
+
+Claims are transactions of their own: the journals are read before they are committed, and when the
+connection breaks while committing, the next claim finds out which runs are really owned.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import asyncpg
+
+from aura.clock import Clock, SystemClock
+from aura.errors import EpochConflict, LeaseLost, StoreUnavailable
+from aura.store.base import (
+    Announce,
+    Append,
+    AppendFeed,
+    Claim,
+    Claimed,
+    ClaimResult,
+    Document,
+    Entry,
+    FeedItem,
+    Heartbeat,
+    Listener,
+    Op,
+    Outcome,
+    PutDocument,
+    RequestCancel,
+    RunFilter,
+    RunRecord,
+    SendSignal,
+    Sent,
+    Settle,
+    Signal,
+    Started,
+    StartRun,
+    StoreInfo,
+    Sweep,
+    Swept,
+    Worker,
+    no_run,
+    run_ended,
+    topics,
+)
+from aura.store.postgres_link import Connection, Ear, Link, Pool, masked
+from aura.store.queries import migrations, outstanding, queries
+
+T = TypeVar("T")
+
+_COLUMNS = ", ".join(f"r.{name}" for name in RunRecord._fields)
+_SQL = {name: sql.replace(":columns", _COLUMNS) for name, sql in queries("postgres").items()}
+_SCHEMA = max(one.number for one in migrations("postgres"))
+_MICROSECOND = 1e-6
+
+
+class PostgresStore:
+    """See `aura.store.base.Store`. `url` is postgresql://user:password@host:port/database.
+
+    Uses `pool_size` connections for reads and claims, two for commits (so that a critical signal
+    does not wait for a batch) and one that listens. The clock is for the pauses between attempts
+    to reconnect; leases and timers use the database's.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 4, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._link = Link(url)
+        self._sizes = (pool_size, 2)
+        self._sender = uuid.uuid4().hex
+        self._listeners: list[Listener] = []
+        self._reads: Pool | None = None
+        self._writes: Pool | None = None
+        self._ear = Ear(self._link, self._overhear, lambda: self._hear("ready"), self._clock)
+        self._unsure: list[Claimed] = []
+
+    @property
+    def url(self) -> str:
+        """Where the database is, without the password."""
+        return masked(self._link.url)
+
+    async def open(self) -> None:
+        reads, writes = self._sizes
+        self._reads, self._writes = Pool(self._link, reads), Pool(self._link, writes)
+        try:
+            async with self._writes.take() as connection:
+                await _migrate(connection)
+            await self._ear.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        await self._ear.close()
+        for pool in (self._reads, self._writes):
+            if pool is not None:
+                await pool.close()
+
+    async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
+        if not ops:
+            return []
+        kinds = _by_kind(ops)
+        async with self._taken(self._writes) as connection:
+            if len(kinds[Append]) == len(ops):
+                outcomes = await _append(connection, kinds[Append])
+            else:
+                outcomes = await self._apply(connection, ops, kinds)
+        here, _ = topics(ops, outcomes)
+        for topic in here:
+            self._hear(topic)
+        return outcomes
+
+    async def _apply(self, connection: Connection, ops: Sequence[Op], kinds: _Kinds) -> _Outcomes:
+        row = await connection.fetchrow(_SQL["commit"], self._sender, _SCHEMA, *_rows(kinds))
+        assert row is not None  # noqa: S101  (the function answers with one row)
+        answers = _Answers(kinds, row)
+        known: dict[str, RunRecord] = {}
+        if answers.wanted:
+            rows = await connection.fetch(_SQL["runs_by_id"], answers.wanted)
+            known = {record.id: record for record in map(RunRecord._make, rows)}
+        return answers.in_order(ops, known)
+
+    async def claim(self, claim: Claim) -> ClaimResult:
+        asked = list(zip(*claim.versions, strict=True)) or [(), ()]
+        async with self._taken(self._reads) as connection:
+            found = await self._settle_doubts(connection, claim.worker)
+            limit = claim.limit - len(found)
+            if limit > 0 and claim.versions:
+                found += await self._take(connection, claim, asked, limit)
+            row = await connection.fetchrow(_SQL["outlook"], *asked, claim.worker)
+        assert row is not None  # noqa: S101  (aggregates give one row)
+        wake, cancels = row
+        return ClaimResult(found, None if wake is None else max(0.0, wake), tuple(cancels))
+
+    async def _take(
+        self, connection: Connection, claim: Claim, asked: Sequence[Sequence[str]], limit: int
+    ) -> list[Claimed]:
+        transaction = connection.transaction()
+        await transaction.start()
+        rows = await connection.fetch(_SQL["claim"], claim.worker, *asked, limit, claim.only)
+        if not rows:
+            await transaction.rollback()
+            return []
+        runs = sorted(map(RunRecord._make, rows), key=lambda run: (run.created_at, run.id))
+        lines = await connection.fetch(_SQL["journals"], [run.id for run in runs])
+        journals = {key: list(of) for key, of in groupby(map(Entry._make, lines), _run_id)}
+        signals = await _signals_of(connection, runs)
+        claimed = [Claimed(run, journals.get(run.id, []), signals.get(run.id, ())) for run in runs]
+        self._unsure += claimed
+        await transaction.commit()
+        taken = set(map(id, claimed))
+        self._unsure = [one for one in self._unsure if id(one) not in taken]
+        return claimed
+
+    async def _settle_doubts(self, connection: Connection, worker: str) -> list[Claimed]:
+        """Which runs of claims whose commit was cut off belong to the worker after all."""
+        doubtful = [one for one in self._unsure if one.run.owner == worker]
+        if not doubtful:
+            return []
+        ids, epochs = zip(*((one.run.id, one.run.epoch) for one in doubtful), strict=True)
+        rows = await connection.fetch(_SQL["still_mine"], worker, ids, epochs)
+        mine = {row[0] for row in rows}
+        self._unsure = [one for one in self._unsure if one not in doubtful]
+        return [one for one in doubtful if one.run.id in mine]
+
+    async def run(self, run_id: str) -> RunRecord | None:
+        return _first(await self._fetch(RunRecord, "run", run_id))
+
+    async def runs(self, where: RunFilter) -> list[RunRecord]:
+        at, before = where.before or (None, None)
+        values = (where.state, where.workflow, at, before, where.limit)
+        return await self._fetch(RunRecord, "runs", *values)
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        return await self._fetch(Entry, "journal", run_id)
+
+    async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
+        return await self._fetch(Entry, "entries", run_id, kind, after)
+
+    async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
+        if not wanted:
+            return []
+        return await self._fetch(Signal, "signals", *zip(*wanted, strict=True))
+
+    async def document(self, kind: str, name: str) -> Document | None:
+        return _first(await self._fetch(Document, "document", kind, name))
+
+    async def documents(self, kind: str) -> list[Document]:
+        return await self._fetch(Document, "documents", kind)
+
+    async def feed(self, name: str, after: int = 0, limit: int = 1000) -> list[FeedItem]:
+        return await self._fetch(FeedItem, "feed", name, after, limit)
+
+    async def workers(self) -> list[Worker]:
+        return await self._fetch(Worker, "workers")
+
+    async def _fetch(self, kind: type[T], query: str, *values: Any) -> list[T]:
+        async with self._taken(self._reads) as connection:
+            rows = await connection.fetch(_SQL[query], *values)
+        return [kind(*row) for row in rows]
+
+    async def requeue(self, run_id: str) -> bool:
+        return bool(await self._fetch(str, "requeue", run_id))
+
+    async def sweep(self, what: Sweep) -> Swept:
+        values = (what.age, what.feeds, what.keep, what.limit, what.dead)
+        return (await self._fetch(Swept, "sweep", *values))[0]
+
+    async def sweepable(self, what: Sweep) -> Swept:
+        values = (what.age, what.feeds, what.keep, what.dead)
+        return (await self._fetch(Swept, "sweepable", *values))[0]
+
+    async def info(self) -> StoreInfo:
+        async with self._taken(self._writes) as connection:
+            row = await connection.fetchrow(_SQL["settings"])
+            assert row is not None  # noqa: S101  (always one row)
+        settings = {key: str(value) for key, value in row.items()}
+        offset = float(settings.pop("now")) - self._clock.now()
+        server = settings.pop("server_version")
+        return StoreInfo("postgres", self.url, _SCHEMA, server, settings, offset)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _hear(self, topic: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(topic)
+
+    def _overhear(self, payload: str) -> None:
+        sender, *said = payload.split("\n")
+        if sender != self._sender:
+            for topic in said:
+                self._hear(unquote(topic))
+
+    @asynccontextmanager
+    async def _taken(self, pool: Pool | None) -> AsyncIterator[Connection]:
+        if pool is None:
+            raise StoreUnavailable("the store is not open", hint="Await its open() first")
+        async with pool.take() as connection:
+            yield connection
+
+
+async def _migrate(connection: Connection) -> None:
+    async with connection.transaction():
+        await connection.execute(_SQL["lock_schema"])
+        if not await connection.fetchval(_SQL["has_schema"]):
+            await connection.execute(_SQL["create_schema"])
+        applied = {row[0]: row[1] for row in await connection.fetch(_SQL["applied_migrations"])}
+        oldest = None
+        if await connection.fetchval(_SQL["has_workers"]):
+            oldest = await connection.fetchval(_SQL["oldest_worker"])
+        for one in outstanding(migrations("postgres"), applied, oldest):
+            await connection.execute(one.sql)
+            await connection.execute(_SQL["record_migration"], one.id, one.checksum)
+        await connection.execute(_SQL["forget_workers"])
+
+
+# From operations to rows, and from the function's answer to outcomes.
+
+_Kinds = dict[type, list[Any]]
+_Outcomes = list[Outcome]
+
+
+def _by_kind(ops: Iterable[Op]) -> _Kinds:
+    kinds: _Kinds = {
+        kind: []
+        for kind in (
+            *(Heartbeat, StartRun, Append, Settle, RequestCancel, SendSignal, PutDocument),
+            *(AppendFeed, Announce),
+        )
+    }
+    for op in ops:
+        kinds[type(op)].append(op)
+    return kinds
+
+
+def _rows(kinds: _Kinds) -> list[Sequence[Any]]:
+    """The arrays of `aura.commit`, in the order of its parameters."""
+    return [
+        [(op.worker, op.lease, op.info) for op in kinds[Heartbeat]],
+        [_start_row(op) for op in kinds[StartRun]],
+        _entry_rows(kinds[Append]),
+        [_settle_row(op) for op in kinds[Settle]],
+        [op.seen for op in kinds[Settle]],
+        [(op.run_id, _topic_key(op.run_id)) for op in kinds[RequestCancel]],
+        [_signal_row(op) for op in kinds[SendSignal]],
+        [_document_row(op) for op in kinds[PutDocument]],
+        *_feed_rows(kinds[AppendFeed]),
+        [_topic_key(op.topic) for op in kinds[Announce]],
+    ]
+
+
+def _start_row(op: StartRun) -> tuple[Any, ...]:
+    owner = op.owner or None
+    return (op.id, op.workflow, op.version, op.input, op.fingerprint, op.origin, owner)
+
+
+def _entry_rows(ops: Sequence[Append]) -> list[tuple[Any, ...]]:
+    return [(*op.entry, op.epoch) for op in ops]
+
+
+def _settle_row(op: Settle) -> tuple[Any, ...]:
+    wake_at = op.wake_at if op.state == "waiting" else None
+    return (op.run_id, op.epoch, op.state, op.output, op.error, wake_at, _elsewhere(op, None))
+
+
+def _signal_row(op: SendSignal) -> tuple[Any, ...]:
+    topic = _topic_key(f"signal:{op.run_id}")
+    return (op.run_id, op.name, op.id, op.priority, op.deadline, op.payload, op.late, topic)
+
+
+def _document_row(op: PutDocument) -> tuple[Any, ...]:
+    return (op.kind, op.name, op.body, op.expected, _elsewhere(op, 1))
+
+
+def _feed_rows(ops: Sequence[AppendFeed]) -> list[Sequence[Any]]:
+    names = {op.feed: _elsewhere(op, 1) for op in ops}
+    lines = [(op.feed, payload) for op in ops for payload in op.payloads]
+    return [list(names), list(names.values()), lines]
+
+
+def _elsewhere(op: Op, success: Outcome) -> str | None:
+    """What other processes hear when the operation succeeds, as a notification writes it."""
+    _, elsewhere = topics([op], [success])
+    return _topic_key(elsewhere[0]) if elsewhere else None
+
+
+def _topic_key(text: str) -> str:
+    """Notifications separate topics by line ends."""
+    return text.replace("%", "%25").replace("\n", "%0A")
+
+
+class _Answers:
+    """The outcomes of each kind of operation, from the row that `aura.commit` answered with."""
+
+    def __init__(self, kinds: _Kinds, row: asyncpg.Record) -> None:
+        self._moment: float = row["moment"]
+        self._kinds = kinds
+        self._created = dict.fromkeys(row["created"] or ())
+        self._stale: frozenset[int] = frozenset(row["stale"] or ())
+        self._refused: frozenset[int] = frozenset(row["refused"] or ())
+        self._sent: list[Any] = row["sent"] or []
+        self._epochs: list[int | None] = row["epochs"] or []
+        self._tails: list[int] = row["tails"] or []
+        found = [op.id for op in kinds[StartRun]] if self._some_were_there() else []
+        self.wanted = found + [op.run_id for op in kinds[RequestCancel]]
+
+    def _some_were_there(self) -> bool:
+        return len(self._created) < len(self._kinds[StartRun])
+
+    def in_order(self, ops: Sequence[Op], known: dict[str, RunRecord]) -> _Outcomes:
+        """`known` has the runs whose ids are `wanted`."""
+        lists: dict[type, Iterable[Outcome]] = {
+            Heartbeat: [None] * len(self._kinds[Heartbeat]),
+            StartRun: self._starts(known),
+            Append: _held(self._kinds[Append], self._stale),
+            Settle: _settled(self._kinds[Settle], self._refused),
+            RequestCancel: [known.get(op.run_id) for op in self._kinds[RequestCancel]],
+            SendSignal: map(_sent, self._kinds[SendSignal], self._sent),
+            PutDocument: map(_put, self._kinds[PutDocument], self._epochs),
+            AppendFeed: self._feeds(),
+            Announce: [None] * len(self._kinds[Announce]),
+        }
+        following = {kind: iter(outcomes) for kind, outcomes in lists.items()}
+        return [next(following[type(op)]) for op in ops]
+
+    def _starts(self, known: dict[str, RunRecord]) -> _Outcomes:
+        outcomes: _Outcomes = []
+        starts: list[StartRun] = self._kinds[StartRun]
+        for number, op in enumerate(starts, 1):
+            if op.id in self._created:
+                del self._created[op.id]
+                at = self._moment - _MICROSECOND * (len(starts) - number)
+                outcomes.append(Started(True, _new_run(op, at)))
+            else:
+                outcomes.append(Started(False, known[op.id]))
+        return outcomes
+
+    def _feeds(self) -> _Outcomes:
+        """Walks back from each feed's last seq over what was added to it."""
+        ops: list[AppendFeed] = self._kinds[AppendFeed]
+        ends = dict(zip(dict.fromkeys(op.feed for op in ops), self._tails, strict=True))
+        outcomes: _Outcomes = []
+        for op in reversed(ops):
+            outcomes.append(ends[op.feed])
+            ends[op.feed] -= len(op.payloads)
+        return outcomes[::-1]
+
+
+def _new_run(op: StartRun, at: float) -> RunRecord:
+    owner = op.owner or None
+    return RunRecord(
+        id=op.id,
+        workflow=op.workflow,
+        version=op.version,
+        state="running" if owner else "pending",
+        epoch=1 if owner else 0,
+        owner=owner,
+        origin=op.origin,
+        input=op.input,
+        fingerprint=op.fingerprint,
+        output=None,
+        error=None,
+        wake_at=None,
+        cancel_requested=False,
+        recoveries=0,
+        created_at=at,
+        started_at=at if owner else None,
+        finished_at=None,
+    )
+
+
+async def _append(connection: Connection, ops: Sequence[Append]) -> _Outcomes:
+    return _held(ops, frozenset(await connection.fetchval(_SQL["append"], _entry_rows(ops))))
+
+
+def _held(ops: Sequence[Append], stale: frozenset[int]) -> _Outcomes:
+    if not stale:
+        return [None] * len(ops)
+    return [
+        LeaseLost(f"run {op.entry.run_id} belongs to another worker now") if at in stale else None
+        for at, op in enumerate(ops, 1)
+    ]
+
+
+def _settled(ops: Sequence[Settle], refused: frozenset[int]) -> _Outcomes:
+    return [
+        LeaseLost(f"run {op.run_id} belongs to another worker now") if at in refused else None
+        for at, op in enumerate(ops, 1)
+    ]
+
+
+def _sent(op: SendSignal, answer: Any) -> Outcome:
+    sent = Sent(*answer)
+    if answer["state"] is None:
+        return no_run(op.run_id)
+    return sent if answer["seq"] is not None else run_ended(op.run_id, sent.state)
+
+
+def _put(op: PutDocument, epoch: int | None) -> Outcome:
+    if epoch is not None:
+        return epoch
+    return EpochConflict(
+        f"{op.kind} {op.name} is not at epoch {op.expected} any more",
+        hint="Read it again and decide anew",
+    )
+
+
+async def _signals_of(connection: Connection, runs: Sequence[RunRecord]) -> dict[str, list[Signal]]:
+    """The signals of those runs that have some, by run."""
+    ids = [run.id for run in runs if run.signals]
+    if not ids:
+        return {}
+    rows = await connection.fetch(_SQL["signals"], ids, [0] * len(ids))
+    return {key: list(of) for key, of in groupby(map(Signal._make, rows), _run_id)}
+
+
+def _run_id(one: Entry | Signal) -> str:
+    return one.run_id
+
+
+def _first(rows: list[T]) -> T | None:
+    return rows[0] if rows else None

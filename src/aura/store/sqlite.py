@@ -1,0 +1,417 @@
+"""The journal in one SQLite file (write-ahead log, synchronous=FULL).
+
+One thread has the writing connection and one the reading connection, so that the event loop does
+not wait for the disk. Small batches are the exception: where the disk commits in well under a
+millisecond, handing the work to a thread and back costs as much as the commit, so they are written
+at once, for as long as the disk stays that fast. How operations are written is in `sqlite_ops`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aura.clock import Clock, SystemClock
+from aura.errors import StoreError, StoreUnavailable
+from aura.store.base import (
+    Claim,
+    Claimed,
+    ClaimResult,
+    Document,
+    Entry,
+    FeedItem,
+    Listener,
+    Op,
+    Outcome,
+    RunFilter,
+    RunRecord,
+    Signal,
+    StoreInfo,
+    Sweep,
+    Swept,
+    Worker,
+    topics,
+)
+from aura.store.queries import migrations, outstanding, queries
+from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select
+from aura.store.sqlite_sweep import sweep, sweepable
+from aura.store.wake import WakeSocket
+
+T = TypeVar("T")
+
+_SQL = queries("sqlite")
+_LOCK_PATIENCE = 30.0  # seconds to wait for another process's transaction
+_SMALL_BATCH = 8  # operations that may be written on the event loop ...
+_FAST_COMMIT = 0.002  # ... while such a commit takes no more seconds than this on average
+_SLOW_COMMIT = 0.02  # one that takes longer ends it for a while
+_SLOW_PAUSE = 1.0  # seconds
+
+
+class SqliteStore:
+    """See `aura.store.base.Store`. `path` may be ":memory:"; the clock is the database's."""
+
+    def __init__(self, path: str, *, clock: Clock | None = None) -> None:
+        self.path = path
+        self._clock = clock or SystemClock()
+        self._listeners: list[Listener] = []
+        self._in_memory = path == ":memory:"
+        self._wake = WakeSocket(Path(path), self._hear)
+        self._commit_time = _FAST_COMMIT / 2
+        self._at_once_from = 0.0
+        self._writer = _ConnectionThread(path, "aura-sqlite-writer", self._clock)
+        self._reader = (
+            self._writer
+            if self._in_memory
+            else _ConnectionThread(path, "aura-sqlite-reader", self._clock)
+        )
+
+    async def open(self) -> None:
+        await self._writer.call(self._prepare)
+        if not self._in_memory:
+            self._wake.open()
+
+    async def close(self) -> None:
+        self._wake.close()
+        for thread in {self._writer, self._reader}:
+            await thread.stop()
+
+    async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
+        outcomes = self._commit_at_once(ops) if len(ops) <= _SMALL_BATCH else None
+        if outcomes is None:
+            outcomes = await self._writer.call(lambda db: self._commit(db, ops))
+        here, elsewhere = topics(ops, outcomes)
+        for topic in here:
+            self._hear(topic)
+        if elsewhere:
+            self._wake.tell(elsewhere)
+        return outcomes
+
+    def _commit_at_once(self, ops: Sequence[Op]) -> list[Outcome] | None:
+        """Commit on this thread, or None when that could hold up the event loop."""
+        started = self._clock.monotonic()
+        if started < self._at_once_from:
+            return None
+        outcomes = self._writer.try_now(lambda db: self._commit(db, ops))
+        took = self._clock.monotonic() - started
+        self._commit_time += 0.05 * (took - self._commit_time)
+        if took > _SLOW_COMMIT or self._commit_time > _FAST_COMMIT:
+            self._at_once_from = self._clock.monotonic() + _SLOW_PAUSE
+            self._commit_time = _FAST_COMMIT / 2
+        return outcomes
+
+    async def claim(self, claim: Claim) -> ClaimResult:
+        return await self._writer.call(lambda db: self._claim(db, claim))
+
+    async def run(self, run_id: str) -> RunRecord | None:
+        rows = await self._read("run", (run_id,))
+        return record(rows[0]) if rows else None
+
+    async def runs(self, where: RunFilter) -> list[RunRecord]:
+        at, before = where.before or (None, None)
+        values = {
+            "state": where.state,
+            "workflow": where.workflow,
+            "before_at": at,
+            "before_id": before,
+            "limit": where.limit,
+        }
+        return [record(row) for row in await self._read("runs", values)]
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        return [Entry(*row) for row in await self._read("journal", (run_id,))]
+
+    async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
+        return [Entry(*row) for row in await self._read("entries", (run_id, kind, after))]
+
+    async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
+        if not wanted:
+            return []
+        return await self._reader.call(lambda db: _signals(db, wanted))
+
+    async def document(self, kind: str, name: str) -> Document | None:
+        rows = await self._read("document", (kind, name))
+        return Document(*rows[0]) if rows else None
+
+    async def documents(self, kind: str) -> list[Document]:
+        return [Document(*row) for row in await self._read("documents", (kind,))]
+
+    async def feed(self, name: str, after: int = 0, limit: int = 1000) -> list[FeedItem]:
+        return [FeedItem(*row) for row in await self._read("feed", (name, after, limit))]
+
+    async def workers(self) -> list[Worker]:
+        return [Worker(*row) for row in await self._read("workers", ())]
+
+    async def requeue(self, run_id: str) -> bool:
+        sql = _SQL["requeue"]
+        return await self._writer.call(lambda db: db.execute(sql, (run_id,)).rowcount == 1)
+
+    async def sweep(self, what: Sweep) -> Swept:
+        return await self._writer.call(lambda db: sweep(db, what, self._clock.now()))
+
+    async def sweepable(self, what: Sweep) -> Swept:
+        return await self._reader.call(lambda db: sweepable(db, what, self._clock.now()))
+
+    async def info(self) -> StoreInfo:
+        return await self._writer.call(self._info)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _hear(self, topic: str) -> None:
+        for listener in tuple(self._listeners):
+            listener(topic)
+
+    async def _read(self, name: str, values: Any) -> list[tuple[Any, ...]]:
+        sql = _SQL[name].replace(":columns", COLUMNS)
+        return await self._reader.call(lambda db: db.execute(sql, values).fetchall())
+
+    # What runs on the writing thread.
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        now = self._clock.now()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            db.execute(_SQL["create_migrations"])
+            applied = dict(db.execute(_SQL["applied_migrations"]).fetchall())
+            oldest = None
+            if db.execute(_SQL["has_workers"]).fetchone()[0]:
+                oldest = db.execute(_SQL["oldest_worker"], (now,)).fetchone()[0]
+            for one in outstanding(migrations("sqlite"), applied, oldest):
+                for statement in _statements(one.sql):
+                    db.execute(statement)
+                db.execute(_SQL["record_migration"], (one.id, one.checksum, now))
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+
+    def _commit(self, db: sqlite3.Connection, ops: Sequence[Op]) -> list[Outcome]:
+        outcomes: list[Outcome] = [None] * len(ops)
+        if not ops:
+            return outcomes
+        now = self._clock.now()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            places: dict[type, list[int]] = {}
+            for at, op in enumerate(ops):
+                places.setdefault(type(op), []).append(at)
+            for kind, apply in APPLIERS:
+                if kind in places:
+                    found = apply(db, [ops[at] for at in places[kind]], now)
+                    for at, outcome in zip(places[kind], found, strict=True):
+                        outcomes[at] = outcome
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return outcomes
+
+    def _claim(self, db: sqlite3.Connection, claim: Claim) -> ClaimResult:
+        if not claim.versions or claim.limit <= 0:
+            return ClaimResult()
+        marks = ", ".join(f"(:workflow{at}, :version{at})" for at in range(len(claim.versions)))
+        values: dict[str, Any] = {
+            "worker": claim.worker,
+            "limit": claim.limit,
+            "only": claim.only,
+            "now": self._clock.now(),
+        }
+        for at, (workflow, version) in enumerate(claim.versions):
+            values |= {f"workflow{at}": workflow, f"version{at}": version}
+        sql = _SQL["claim"].replace(":versions", marks).replace(":columns", COLUMNS)
+        next_wake = _SQL["next_wake"].replace(":versions", marks)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            runs = sorted(map(record, db.execute(sql, values)), key=lambda run: run.created_at)
+            signals = _signals_of(db, runs)
+            claimed = [
+                Claimed(run, self._journal_of(db, run.id), signals.get(run.id, ())) for run in runs
+            ]
+            wake_at = db.execute(next_wake, values).fetchone()[0]
+            cancels = tuple(row[0] for row in db.execute(_SQL["cancels"], (claim.worker,)))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        wake = None if wake_at is None else max(0.0, wake_at - self._clock.now())
+        return ClaimResult(claimed, wake, cancels)
+
+    def _journal_of(self, db: sqlite3.Connection, run_id: str) -> list[Entry]:
+        return [Entry(*row) for row in db.execute(_SQL["journal"], (run_id,))]
+
+    def _info(self, db: sqlite3.Connection) -> StoreInfo:
+        pragmas = ("journal_mode", "synchronous", "page_size", "wal_autocheckpoint")
+        settings = {name: str(db.execute(f"PRAGMA {name}").fetchone()[0]) for name in pragmas}
+        schema = max(one.number for one in migrations("sqlite"))
+        where = self.path if self._in_memory else str(Path(self.path).resolve())
+        return StoreInfo("sqlite", where, schema, sqlite3.sqlite_version, settings, 0.0)
+
+
+class _ConnectionThread:
+    """A thread with one connection; calls are answered on the caller's event loop."""
+
+    def __init__(self, path: str, name: str, clock: Clock) -> None:
+        self._path = path
+        self._name = name
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._db: sqlite3.Connection | None = None
+        self._under_way = 0
+
+    def try_now(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Do the work on the calling thread; None if the connection or the file is busy."""
+        if self._under_way or self._db is None:
+            return None
+        try:
+            return work(self._db)
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                return None
+            raise _explain(error, self._path) from error
+
+    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._under_way += 1
+        self._calls.put((loop, answer, work))
+        return await answer
+
+    def _patiently(self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Repeat the work while another process writes.
+
+        SQLite's own waiting backs off to a tenth of a second; transactions here are far shorter.
+        """
+        give_up = self._clock.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                return work(db)
+            except sqlite3.OperationalError as error:
+                over = self._clock.monotonic() > give_up or self._stopping.is_set()
+                if "locked" not in str(error) or over:
+                    raise
+            self._stopping.wait(random.uniform(0.0002, 0.002))  # noqa: S311
+
+    def _answer(
+        self, future: asyncio.Future[Any], result: Any, error: BaseException | None
+    ) -> None:
+        self._under_way -= 1
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    async def stop(self) -> None:
+        if self._thread is not None:
+            self._stopping.set()
+            self._calls.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            loop, answer, work = call
+            try:
+                if self._db is None:
+                    self._db = _connect(self._path)
+                result, error = self._patiently(self._db, work), None
+            except BaseException as caught:  # noqa: BLE001  (handed to the caller)
+                result, error = None, _explain(caught, self._path)
+            loop.call_soon_threadsafe(self._answer, answer, result, error)
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+_Call = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[sqlite3.Connection], Any]]
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    if sqlite3.sqlite_version_info < (3, 35):
+        raise StoreError(
+            f"SQLite {sqlite3.sqlite_version} is too old",
+            hint="Use a Python that is built with SQLite 3.35 or newer, or PostgreSQL",
+        )
+    if path != ":memory:":
+        # Inputs are nobody else's. Only a new file may be opened beside SQLite: closing any other
+        # descriptor of a database drops the locks that this process has on it.
+        with contextlib.suppress(OSError):  # it is there, or SQLite says what is wrong
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    for pragma in (
+        "busy_timeout = 1000",  # only for switching to the write-ahead log
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "busy_timeout = 0",
+    ):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+_ADVICE = (
+    ("unable to open", "Check that the folder exists and that this user may write to it"),
+    ("readonly", "Give this user write access to the file and its folder"),
+    ("full", "Free disk space; nothing that was acknowledged is lost"),
+    ("disk i/o", "Check that the disk is not full, and the file system's messages"),
+    ("already exists", "The file has another program's tables: choose another path"),
+    ("locked", "Another process holds a long transaction on the file; end it"),
+    ("not a database", "The file is something else: move it away or choose another path"),
+    ("malformed", "The file is damaged: restore a backup, or try `sqlite3 FILE .recover`"),
+)
+
+
+def _explain(error: BaseException, path: str) -> BaseException:
+    if not isinstance(error, sqlite3.DatabaseError | OSError):
+        return error
+    text = str(error)
+    for part, advice in _ADVICE:
+        if part in text.lower():
+            wrapped = StoreUnavailable(f"SQLite cannot use {path}: {text}", hint=advice)
+            wrapped.__cause__ = error
+            return wrapped
+    return error
+
+
+def _statements(script: str) -> list[str]:
+    """The single statements of a script, so that they can run inside one transaction."""
+    found, text = [], ""
+    for line in script.splitlines(keepends=True):
+        text += line
+        if sqlite3.complete_statement(text):
+            found.append(text)
+            text = ""
+    return found
+
+
+def _signals(db: sqlite3.Connection, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
+    rows = map(Signal._make, select(db, "signals", wanted))
+    return sorted((row._replace(late=bool(row.late)) for row in rows), key=_run_and_seq)
+
+
+def _run_and_seq(signal: Signal) -> tuple[str, int]:
+    return signal.run_id, signal.seq
+
+
+def _signals_of(db: sqlite3.Connection, runs: Sequence[RunRecord]) -> dict[str, list[Signal]]:
+    """The signals of those runs that have some, by run."""
+    found = _signals(db, [(run.id, 0) for run in runs if run.signals])
+    return {key: list(of) for key, of in groupby(found, lambda signal: signal.run_id)}

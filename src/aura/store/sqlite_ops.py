@@ -1,0 +1,257 @@
+"""How each kind of operation is written to SQLite.
+
+By multi-row statements: each call into SQLite gives up the interpreter lock once, and a statement
+per row would hand it over a hundred times per commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from aura.errors import EpochConflict, LeaseLost
+from aura.store.base import (
+    SETTLED,
+    TERMINAL,
+    Announce,
+    Append,
+    AppendFeed,
+    Heartbeat,
+    Outcome,
+    PutDocument,
+    RequestCancel,
+    RunRecord,
+    RunState,
+    SendSignal,
+    Sent,
+    Settle,
+    Started,
+    StartRun,
+    no_run,
+    run_ended,
+)
+from aura.store.queries import migrations, queries
+
+Rows = Sequence[tuple[Any, ...]]
+
+_SQL = queries("sqlite")
+COLUMNS = ", ".join(RunRecord._fields)
+_CHUNK = 256  # rows per statement; with 13 columns far below SQLite's limit of variables
+
+
+def _heartbeats(db: sqlite3.Connection, ops: Sequence[Heartbeat], now: float) -> list[Outcome]:
+    schema = max(one.number for one in migrations("sqlite"))
+    for op in ops:
+        lease_until = now + op.lease if op.lease > 0 else 0.0
+        db.execute(_SQL["heartbeat"], (op.worker, lease_until, now, schema, op.info))
+    return [None] * len(ops)
+
+
+def _starts(db: sqlite3.Connection, ops: Sequence[StartRun], now: float) -> list[Outcome]:
+    rows = [
+        (
+            *(op.id, op.workflow, op.version, "running" if op.owner else "pending"),
+            *(1 if op.owner else 0, op.owner, op.origin, op.input, op.fingerprint),
+            *(now, now if op.owner else None),
+        )
+        for op in ops
+    ]
+    created = {row[0] for row in select(db, "start_runs", rows)}
+    outcomes: list[Outcome] = []
+    for op in ops:
+        if op.id in created:
+            created.remove(op.id)
+            outcomes.append(Started(True, _new_record(op, now)))
+        else:
+            sql = _SQL["run"].replace(":columns", COLUMNS)
+            outcomes.append(Started(False, record(db.execute(sql, (op.id,)).fetchone())))
+    return outcomes
+
+
+def _appends(db: sqlite3.Connection, ops: Sequence[Append], _: float) -> list[Outcome]:
+    rows = [(*op.entry, op.epoch) for op in ops]
+    if _change(db, "append_entries", rows) == len(ops):
+        return [None] * len(ops)
+    return [
+        _accept_or_lost(
+            db.execute(
+                _SQL["entry_is_ours"],
+                (op.entry.run_id, op.entry.seq, op.entry.key, op.epoch),
+            ).fetchone(),
+            op.entry.run_id,
+        )
+        for op in ops
+    ]
+
+
+def _settles(db: sqlite3.Connection, ops: Sequence[Settle], now: float) -> list[Outcome]:
+    rows = [
+        (
+            *(op.run_id, op.epoch, op.state, op.output, op.error, op.wake_at),
+            now if op.state in SETTLED else None,
+            op.seen,
+        )
+        for op in ops
+    ]
+    if _change(db, "settle_runs", rows) == len(ops):
+        return [None] * len(ops)
+    return [
+        _accept_or_lost(
+            db.execute(
+                _SQL["settled_before"],
+                {"id": op.run_id, "epoch": op.epoch, "state": op.state},
+            ).fetchone(),
+            op.run_id,
+        )
+        for op in ops
+    ]
+
+
+def _cancels(db: sqlite3.Connection, ops: Sequence[RequestCancel], now: float) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for op in ops:
+        db.execute(_SQL["request_cancel"], {"id": op.run_id, "now": now})
+        sql = _SQL["run"].replace(":columns", COLUMNS)
+        row = db.execute(sql, (op.run_id,)).fetchone()
+        outcomes.append(record(row) if row else None)
+    return outcomes
+
+
+def _documents(db: sqlite3.Connection, ops: Sequence[PutDocument], now: float) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for op in ops:
+        values = {
+            "kind": op.kind,
+            "name": op.name,
+            "body": op.body,
+            "expected": op.expected,
+            "now": now,
+        }
+        rows = db.execute(_SQL["put_document"], values).fetchall()
+        outcomes.append(rows[0][0] if rows else _conflict(op))
+    return outcomes
+
+
+def _feeds(db: sqlite3.Connection, ops: Sequence[AppendFeed], now: float) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    ends: dict[str, int] = {}
+    rows: list[tuple[Any, ...]] = []
+    for op in ops:
+        if op.feed not in ends:
+            ends[op.feed] = db.execute(_SQL["feed_end"], (op.feed,)).fetchone()[0]
+        for payload in op.payloads:
+            ends[op.feed] += 1
+            rows.append((op.feed, ends[op.feed], now, payload))
+        outcomes.append(ends[op.feed])
+    _change(db, "append_feed", rows)
+    return outcomes
+
+
+def _sends(db: sqlite3.Connection, ops: Sequence[SendSignal], now: float) -> list[Outcome]:
+    return [_send(db, op, now) for op in ops]
+
+
+def _send(db: sqlite3.Connection, op: SendSignal, now: float) -> Outcome:
+    run = db.execute(_SQL["signal_state"], (op.run_id,)).fetchone()
+    if run is None:
+        return no_run(op.run_id)
+    state, count = run
+    old = db.execute(_SQL["signal_by_id"], (op.run_id, op.id)).fetchone()
+    if old is not None:
+        return Sent(old[0], True, bool(old[1]), state)
+    if state in TERMINAL:
+        return run_ended(op.run_id, state)
+    after: RunState = "pending" if state == "waiting" else state
+    late = op.late or (op.deadline is not None and op.deadline < now)
+    row = (op.run_id, count + 1, op.name, op.id, op.priority, op.deadline, op.payload, now, late)
+    db.execute(_SQL["add_signal"], row)
+    db.execute(_SQL["signalled"], (count + 1, after, op.run_id))
+    return Sent(count + 1, False, late, after)
+
+
+def _announces(_db: sqlite3.Connection, ops: Sequence[Announce], _now: float) -> list[Outcome]:
+    return [None] * len(ops)
+
+
+# The order in which the operations of one batch are applied.
+APPLIERS: tuple[tuple[type, Callable[..., list[Outcome]]], ...] = (
+    (Heartbeat, _heartbeats),
+    (StartRun, _starts),
+    (Append, _appends),
+    (Settle, _settles),
+    (RequestCancel, _cancels),
+    (SendSignal, _sends),
+    (PutDocument, _documents),
+    (AppendFeed, _feeds),
+    (Announce, _announces),
+)
+
+
+@lru_cache(maxsize=256)
+def _multi_row(name: str, rows: int, columns: int) -> str:
+    row = "(" + ", ".join("?" * columns) + ")"
+    return _SQL[name].replace(":rows", ", ".join([row] * rows))
+
+
+def _chunks(name: str, rows: Rows) -> Iterator[tuple[str, list[Any]]]:
+    """A multi-row statement and its values, in powers of two so that few texts are prepared."""
+    start = 0
+    while start < len(rows):
+        size = min(_CHUNK, 1 << ((len(rows) - start).bit_length() - 1))
+        chunk = rows[start : start + size]
+        yield _multi_row(name, size, len(chunk[0])), list(chain.from_iterable(chunk))
+        start += size
+
+
+def _change(db: sqlite3.Connection, name: str, rows: Rows) -> int:
+    """Run a multi-row statement over all rows; how many rows of the table it changed."""
+    return sum(db.execute(sql, values).rowcount for sql, values in _chunks(name, rows))
+
+
+def select(db: sqlite3.Connection, name: str, rows: Rows) -> Iterator[tuple[Any, ...]]:
+    """Run a multi-row statement over all rows; the rows that it returns."""
+    for sql, values in _chunks(name, rows):
+        yield from db.execute(sql, values).fetchall()
+
+
+def _accept_or_lost(found: object, run_id: str) -> Outcome:
+    if found is not None:
+        return None
+    return LeaseLost(f"run {run_id} belongs to another worker now")
+
+
+def _conflict(op: PutDocument) -> EpochConflict:
+    return EpochConflict(
+        f"{op.kind} {op.name} is not at epoch {op.expected} any more",
+        hint="Read it again and decide anew",
+    )
+
+
+def record(row: Sequence[Any]) -> RunRecord:
+    found = RunRecord(*row)
+    return found._replace(cancel_requested=bool(found.cancel_requested))
+
+
+def _new_record(op: StartRun, now: float) -> RunRecord:
+    return RunRecord(
+        id=op.id,
+        workflow=op.workflow,
+        version=op.version,
+        state="running" if op.owner else "pending",
+        epoch=1 if op.owner else 0,
+        owner=op.owner,
+        origin=op.origin,
+        input=op.input,
+        fingerprint=op.fingerprint,
+        output=None,
+        error=None,
+        wake_at=None,
+        cancel_requested=False,
+        recoveries=0,
+        created_at=now,
+        started_at=now if op.owner else None,
+        finished_at=None,
+    )

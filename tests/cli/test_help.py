@@ -1,0 +1,97 @@
+"""Every command helps: what it does, its options, examples that are commands that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer.main
+
+from aura.cli.main import cli
+from tests.cli.conftest import Aura
+
+Path = tuple[str, ...]
+
+GROUPS: set[Path] = {("runs",), ("rollout",)}
+
+
+def commands(node: Any = None, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    node = node or typer.main.get_command(cli)
+    for name, child in getattr(node, "commands", {}).items():
+        yield (*path, name), child
+        yield from commands(child, (*path, name))
+
+
+ALL = dict(commands())
+LEAVES = [path for path in ALL if path not in GROUPS]
+
+
+def test_the_commands_are_these() -> None:
+    wanted: set[Path] = {("serve",), ("worker",), ("run",), ("doctor",), ("gc",)}
+    wanted |= {("runs", name) for name in ("list", "show", "cancel")}
+    wanted |= {
+        ("rollout", name) for name in ("start", "status", "advance", "hold", "resume", "rollback")
+    }
+    assert wanted <= set(LEAVES) <= wanted | {("demo",)}
+
+
+@pytest.mark.parametrize("path", list(ALL), ids=" ".join)
+def test_help_says_what_it_does(aura: Aura, path: Path) -> None:
+    ended = aura(*path, "--help")
+    assert ended.code == 0
+    assert ended.err == ""
+    assert f"Usage: aura {' '.join(path)}" in ended.out
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_examples_are_commands_that_exist(aura: Aura, path: Path) -> None:
+    shown = re.findall(r"^ *(aura (?:\w+ ?)+)", aura(*path, "--help").out, re.MULTILINE)
+    examples = [line.split()[1:] for line in shown]
+    assert examples, "no examples"
+    for words in examples:
+        assert tuple(words[: len(path)]) == path
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_every_command_can_print_json(path: Path) -> None:
+    assert any("--json" in one.opts for one in ALL[path].params)
+
+
+@pytest.mark.parametrize("path", [(), *GROUPS], ids=" ".join)
+def test_a_group_alone_shows_its_help_once(aura: Aura, path: Path) -> None:
+    ended = aura(*path)
+    assert ended.code == 2
+    assert (ended.out + ended.err).count("Usage: aura") == 1
+
+
+def test_the_version(aura: Aura) -> None:
+    ended = aura("--version")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", ended.out)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "research:app"],
+        ["runs", "list", "--limit", "many"],
+        ["runs", "list", "--limit", "0"],
+        ["runs", "show"],
+        ["runs", "list", "--unknown"],
+        ["serve", "research:app", "--port", "70000"],
+        ["rollout", "start"],
+        ["run", "research:app", "research", "--timeout", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_one_paragraph_and_exit_2(aura: Aura, arguments: list[str]) -> None:
+    ended = aura(*arguments)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("Error: ")
+    assert ended.err.count("\n") == 1
+    assert "--help" in ended.err

@@ -1,0 +1,181 @@
+"""`aura rollout`: orders to a rollout that another process drives."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from aura.cli.rollout import rollout_name
+from aura.errors import ConfigError
+from tests.cli.conftest import Aura, Process, Spawn
+
+HELD = """
+rollout:
+  name: careful
+  split: research
+  baseline: research@1.0.0
+  candidate: research@1.1.0
+  guards: [errors: {}]
+  stages: [10%, 50%, 100%]
+  defaults: {min_requests: 1000, min_time: 10m, max_time: 1h}
+"""
+
+
+@pytest.fixture
+def server(project: Path, spawn: Spawn) -> tuple[Process, str]:
+    """`aura serve` with the gateway, and its URL."""
+    (project / "careful.yaml").write_text(HELD)
+    process = spawn(
+        *("serve", "research:app", "--gateway", "aura.yaml", "--port", "0", "--json"),
+    )
+    ready = process.line()
+    assert ready["event"] == "ready"
+    return process, ready["url"]
+
+
+def ask(url: str, user: str) -> str:
+    """Send one research request; the arm that answered it."""
+    answer = httpx.post(
+        f"{url}/research", json={"text": "abc"}, headers={"x-user": user}, trust_env=False
+    )
+    arm = answer.headers["x-aura-arm"]
+    assert answer.json() == ({"length": 3} if arm == "research@1.0.0" else "ABC")
+    return str(arm)
+
+
+class Traffic:
+    """Requests of many users, until the end of the block."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    def _send(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            ask(self._url, f"user-{number}")
+            number += 1
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def test_a_rollout_from_start_to_end(aura: Aura, server: tuple[Process, str]) -> None:
+    _, url = server
+    assert ask(url, "u") == "research@1.0.0"  # the baseline, while there is no split
+    with Traffic(url):
+        watched = aura("rollout", "start", "aura.yaml", "--watch", "--json")
+    assert (watched.code, watched.err) == (0, "")
+    seen: list[Any] = [json.loads(line) for line in watched.out.splitlines()]
+    assert (seen[0]["state"], seen[0]["stage"]) == ("running", "50%")
+    assert (seen[-1]["state"], seen[-1]["weights"]["research@1.1.0"]) == ("completed", 1.0)
+    assert seen[-1]["stages"][0]["candidate"]["requests"] >= 3
+    assert ask(url, "u") == "research@1.1.0"
+    shown = aura("rollout", "status", "aura.yaml")
+    assert shown.code == 0
+    for part in ("next  completed", "research@1.1.0", "100.00%", "errors", "pass"):
+        assert part in shown.out
+    over = aura("rollout", "hold", "next")
+    assert over.code == 1
+    assert "rollout next is completed" in over.err
+
+
+def test_orders(aura: Aura, server: tuple[Process, str]) -> None:
+    started = aura("rollout", "start", "careful.yaml", "--json")
+    assert (started.code, started.err) == (0, "")
+    assert started.json["name"] == "careful"
+    again = aura("rollout", "start", "careful.yaml")
+    assert again.code == 1
+    assert "rollout careful of split research is running" in again.err
+
+    held = aura("rollout", "hold", "careful.yaml", "--reason", "a look", "--by", "ada", "--json")
+    assert (held.json["order"], held.json["rollout"]["name"]) == ("hold", "careful")
+    status = until(aura, "held")
+    (event,) = (event for event in status["history"] if event["what"] == "hold")
+    assert event["by"] == "ada"
+    assert "a look" in event["reason"]
+    assert aura("rollout", "resume", "careful").code == 0
+    until(aura, "running")
+    assert "is not held" in aura("rollout", "resume", "careful").err
+    assert aura("rollout", "advance", "careful.yaml").err.startswith("Rollout careful is told")
+    until(aura, "running", stage="50%")
+    assert aura("rollout", "rollback", "careful", "--reason", "enough").code == 0
+    status = until(aura, "rolled-back")
+    assert status["weights"] == {"research@1.0.0": 1.0, "research@1.1.0": 0.0}
+    watched = aura("rollout", "status", "careful", "--watch")
+    assert watched.code == 1
+    assert "was rolled back" in watched.err
+    everything = aura("rollout", "status", "--json").json
+    assert [one["name"] for one in everything["rollouts"]] == ["careful"]
+    assert "rolled-back" in aura("rollout", "status").out
+
+
+def until(aura: Aura, state: str, stage: str = "10%") -> Any:
+    """The status, as soon as the rollout is in that state and stage."""
+    for _ in range(200):
+        status = aura("rollout", "status", "careful", "--json").json
+        if (status["state"], status["stage"]) == (state, stage) or status["state"] == "rolled-back":
+            break
+    assert status["state"] == state
+    return status
+
+
+def test_an_order_says_when_nobody_carries_it_out(aura: Aura, server: tuple[Process, str]) -> None:
+    aura("rollout", "start", "careful.yaml")
+    assert server[0].stop(signal.SIGTERM) == 0
+    ended = aura("rollout", "rollback", "careful")
+    assert ended.code == 0
+    assert "no live worker is there to carry it out" in ended.err
+
+
+def test_a_rollout_without_a_worker_says_so_and_begins_with_the_next_one(
+    aura: Aura, project: Path, spawn: Spawn
+) -> None:
+    (project / "careful.yaml").write_text(HELD)
+    aura("run", "research:app", "research", '"a"')
+    ended = aura("rollout", "start", "careful.yaml")
+    assert ended.code == 1
+    assert ended.err.startswith("No live worker is there to drive the rollout")
+    assert "aura worker MODULE:APP" in ended.err
+    worker = spawn("worker", "research:app", "--json")
+    assert worker.line()["event"] == "ready"
+    assert until_known(aura)["state"] == "running"
+
+
+def until_known(aura: Aura) -> Any:
+    for _ in range(200):
+        ended = aura("rollout", "status", "careful", "--json")
+        if ended.code == 0:
+            return ended.json
+    raise AssertionError(ended)
+
+
+def test_no_rollouts(aura: Aura) -> None:
+    aura("run", "research:app", "research", '"a"')
+    ended = aura("rollout", "status")
+    assert (ended.code, ended.out) == (0, "")
+    assert "aura rollout start FILE" in ended.err
+    assert aura("rollout", "status", "--json").json == {"rollouts": []}
+    for command in ("status", "rollback", "hold"):
+        unknown = aura("rollout", command, "unknown")
+        assert unknown.code == 1
+        assert "there is no rollout unknown" in unknown.err
+
+
+def test_a_rollout_is_named_by_its_plan_or_by_its_name(project: Path) -> None:
+    assert rollout_name("aura.yaml") == "next"
+    assert rollout_name("next") == "next"
+    for missing in ("other.yaml", "plans/other"):
+        with pytest.raises(ConfigError, match="there is no file"):
+            rollout_name(missing)

@@ -1,0 +1,123 @@
+"""A process that has everything loaded and forks workers on command, because starting Python
+anew for each of thousands of workers would take longer than the tests.
+
+Commands on standard input: `fork POINT COUNT` starts a worker that kills itself when it comes to
+that fault point for the COUNT-th time (`fork none 0`: never); `kill PID` kills one. Answers on
+standard output: `started PID` and `dead PID STATUS`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aura import Aura
+from tests.crash import program
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultPoint:
+    """Kills the process when it is passed for the n-th time."""
+
+    def __init__(self, name: str, count: int) -> None:
+        self.name = name
+        self._left = count
+
+    def passed(self, name: str) -> None:
+        if name == self.name:
+            self._left -= 1
+            if self._left <= 0:
+                die()
+
+
+def guard(app: Aura, point: FaultPoint) -> None:
+    """Fault points around everything that the worker writes and claims."""
+
+    def around(verb: str) -> None:
+        inner: Callable[[Any], Awaitable[Any]] = getattr(app.store, verb)
+
+        async def guarded(argument: Any) -> Any:
+            point.passed(f"before-{verb}")
+            outcome = await inner(argument)
+            point.passed(f"after-{verb}")
+            return outcome
+
+        setattr(app.store, verb, guarded)
+
+    around("commit")
+    around("claim")
+
+
+async def work(database: str, point: FaultPoint) -> None:
+    app = program.Here.app = program.open_app(database)
+    await app.open()
+    guard(app, point)
+    await asyncio.Event().wait()
+
+
+def child(database: str, folder: Path, point: FaultPoint) -> None:
+    log = os.open(folder / "workers.log", os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(0)
+    program.Here.ledger = program.open_ledger(folder / "ledger")
+    try:
+        asyncio.run(work(database, point))
+    finally:
+        sys.stderr.flush()
+        os._exit(3)
+
+
+def serve(database: str, folder: Path) -> None:
+    children: set[int] = set()
+    for workflow in (program.order, program.gated):
+        workflow.signature.compile()
+    buffered = b""
+    while True:
+        ready, _, _ = select.select([0], [], [], 0.01)
+        if ready:
+            data = os.read(0, 4096)
+            if not data:
+                break
+            *lines, buffered = (buffered + data).split(b"\n")
+            for line in lines:
+                obey(line.decode().split(), database, folder, children)
+        bury(children)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def obey(command: list[str], database: str, folder: Path, children: set[int]) -> None:
+    if command[0] == "kill":
+        if int(command[1]) in children:
+            os.kill(int(command[1]), signal.SIGKILL)
+        return
+    _, name, count = command
+    pid = os.fork()
+    if pid == 0:
+        child(database, folder, FaultPoint(name, int(count)))
+    children.add(pid)
+    print("started", pid, flush=True)
+
+
+def bury(children: set[int]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        children.discard(pid)
+        print("dead", pid, os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,114 @@
+"""What the workers of the crash tests run: a workflow whose steps leave a line in a ledger.
+
+The ledger is a file that is only appended to, one JSON line for each time that a step's code ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import aura
+from aura import Aura, Config, Workflow, step
+
+LEASE = 0.6
+
+
+class Here:
+    """What this process is: a worker's app, and its ledger."""
+
+    app: Aura
+    ledger: int
+
+
+def open_app(database: str, *, workers_lease: float = LEASE) -> Aura:
+    """The app of one process; opened by the caller."""
+    config = Config(database=database, lease=workers_lease, poll=0.05, capacity=12, grace=1.0)
+    made = Aura("crash", config=config)
+    for workflow in (order, gated):
+        made.registry.add(workflow)
+    return made
+
+
+def enter(what: str, **values: Any) -> None:
+    """One line in the ledger: which step of which run, at which epoch, in which process."""
+    run_id, _, key = aura.idempotency_key().partition(":")
+    worker = Here.app._worker
+    execution = worker._executions.get(run_id) if worker else None
+    line = {
+        "what": what,
+        "run": run_id,
+        "key": key,
+        "epoch": execution.record.epoch if execution else None,
+        "pid": os.getpid(),
+        "at": time.time(),
+        **values,
+    }
+    os.write(Here.ledger, json.dumps(line).encode() + b"\n")
+
+
+def open_ledger(path: Path) -> int:
+    return os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
+
+
+@step
+async def effect(before: list[str], pause: float) -> str:
+    """An effect: all that it depends on, `before`, must be durable when it starts."""
+    enter("effect", before=before)
+    await asyncio.sleep(pause * random.random())
+    return os.urandom(6).hex()
+
+
+@step(idempotent=True)
+async def look(before: list[str]) -> str:
+    enter("look", before=before)
+    await asyncio.sleep(0.002 * random.random())
+    return os.urandom(6).hex()
+
+
+@step(retries=aura.Retry(attempts=30, first=0.01, longest=0.02))
+def flaky(before: list[str]) -> str:
+    enter("flaky", before=before)
+    if random.random() < 0.3:
+        raise OSError("the network")
+    return os.urandom(6).hex()
+
+
+async def _branch(before: list[str]) -> list[str]:
+    one = await look(before)
+    return [one, await effect([*before, one], 0.01)]
+
+
+async def _order(pause: float) -> list[str]:
+    found = [await effect([], pause)]
+    found.append(await look(found))
+    left, right = await asyncio.gather(_branch(found), _branch(found))
+    found += [*left, *right]
+    await aura.sleep(0.005)
+    found.append(await flaky(found))
+    found.append(await effect(found, pause))
+    return found
+
+
+order: Workflow[[float], list[str]] = Workflow("order", "1.0.0", _order)
+
+
+@step
+async def wait_for_file(path: str) -> str:
+    enter("began")
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+    enter("ended")
+    return f"{os.getpid()}"
+
+
+async def _gated(path: str) -> list[str]:
+    return [await wait_for_file(path), await effect([], 0.0)]
+
+
+gated: Workflow[[str], list[str]] = Workflow("gated", "1.0.0", _gated)

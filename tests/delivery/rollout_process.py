@@ -1,0 +1,106 @@
+"""Processes that take part in rollouts: `python -m tests.delivery.rollout_process`.
+
+    worker DATABASE [after|before|freeze POINT]    drives rollouts; at that commit it kills itself
+                                                   (freeze: stops itself just before it)
+    follower DATABASE SPLIT [deaf]                 prints each epoch and when it heard of it
+
+Points are `split:<epoch>`, `status:<length of the history>` and `<key of a journal entry>`. Each
+process prints "ready" when everything is imported and opens the database when its stdin says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import aura.app
+from aura import Aura, Config
+from aura.delivery.split import Split
+from aura.store.base import Append, Op, Outcome, PutDocument, Store
+
+LEASE = 0.5
+
+
+def point_of(op: Op) -> str:
+    """What the operation writes, as points are named."""
+    if isinstance(op, Append):
+        return op.entry.key
+    if isinstance(op, PutDocument):
+        body = json.loads(op.body)
+        if op.kind == "split":
+            return f"split:{body['epoch']}"
+        if body["opened"]:
+            return f"status:{len(body['history'])}"
+    return ""
+
+
+def dying(store: Store, when: str, point: str) -> Store:
+    """The store, on which the process ends at that commit."""
+    commit = store.commit
+
+    async def until_then(ops: Sequence[Op]) -> list[Outcome]:
+        reached = point in map(point_of, ops)
+        if reached and when != "after":
+            os.kill(os.getpid(), signal.SIGKILL if when == "before" else signal.SIGSTOP)
+        outcomes = await commit(ops)
+        if reached and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcomes
+
+    setattr(store, "commit", until_then)  # noqa: B010  (a method of one object)
+    return store
+
+
+def deaf(store: Store) -> Store:
+    """The store, from which no message ever comes."""
+    setattr(store, "listen", lambda _: lambda: None)  # noqa: B010
+    return store
+
+
+async def told() -> str:
+    """The next line of stdin, "" at its end."""
+    return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+
+
+async def worker(database: str, when: str = "", point: str = "") -> None:
+    open_store = aura.app.open_store
+    if point:
+
+        def opened(*given: Any) -> Store:
+            return dying(open_store(*given), when, point)
+
+        setattr(aura.app, "open_store", opened)  # noqa: B010
+    app = Aura("test", config=Config(database=database, lease=LEASE, poll=0.05))
+    print("ready", flush=True)
+    await told()
+    async with app:
+        await told()
+
+
+async def follower(database: str, split: str, how: str = "") -> None:
+    heard: set[int] = set()
+
+    def hear(found: Split) -> None:
+        if found.epoch not in heard:
+            heard.add(found.epoch)
+            print(found.epoch, time.time(), flush=True)
+
+    app = Aura("test", config=Config(database=database))
+    print("ready", flush=True)
+    await told()
+    async with app.client():
+        if how == "deaf":
+            deaf(app.store)
+        app.rollouts.follow(split, hear)
+        await told()
+
+
+if __name__ == "__main__":
+    act = worker if sys.argv[1] == "worker" else follower
+    asyncio.run(act(*sys.argv[2:]))

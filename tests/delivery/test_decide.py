@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aura.delivery.decide import (
+    Advance,
+    Complete,
+    Continue,
+    Decision,
+    Hold,
+    Order,
+    Rollback,
+    RolloutState,
+    Status,
+    apply,
+    decide,
+    start,
+    weights_for,
+)
+from aura.delivery.evidence import Evidence
+from aura.delivery.guard import Judgement, Kind, Verdict
+from aura.delivery.plan import OnNotEnough, OnTrip, Plan, parse_plan
+from aura.delivery.split import Arm, Split
+from aura.errors import RolloutError
+
+PLAN = parse_plan(
+    """
+    rollout:
+      name: r
+      baseline: old
+      candidate: new
+      sla: 1s
+      guards: [errors, latency, differences]
+      stages:
+        - shadow: {sample: 50%}
+        - 10%
+        - 33.33%: {min_units: 5}
+        - 100%
+      defaults: {min_requests: 30, min_time: 10s, max_time: 100s}
+    """
+)
+LAST = len(PLAN.stages) - 1
+
+
+def says(guard: Kind, verdict: Verdict = "pass", at: float = 0.0) -> Judgement:
+    return Judgement(guard, verdict, evidence=1.0, limit=300.0, reason=f"{guard}: why", at=at)
+
+
+def evidence(
+    requests: int = 30,
+    units: int = 5,
+    errors: Verdict = "pass",
+    latency: Verdict = "pass",
+    differences: Verdict = "pass",
+) -> Evidence:
+    judgements = (
+        says("errors", errors, at=7.0),
+        says("latency", latency, at=5.0),
+        says("differences", differences, at=9.0),
+    )
+    return Evidence(requests, units, judgements)
+
+
+def running(stage: int = 1, order: Order | None = None) -> RolloutState:
+    return RolloutState(stage, "running", entered_at=1000.0, order=order)
+
+
+def held(stage: int = 1, order: Order | None = None) -> RolloutState:
+    return RolloutState(stage, "held", entered_at=1000.0, order=order)
+
+
+def test_a_stage_with_its_evidence_advances() -> None:
+    assert decide(PLAN, running(0), evidence(), 1010.0) == Advance(
+        1, "stage shadow has its evidence: 30 requests of 5 units on the candidate"
+    )
+    assert isinstance(decide(PLAN, running(LAST), evidence(), 1010.0), Complete)
+
+
+@pytest.mark.parametrize(
+    ("stage", "seen", "now", "waits_for"),
+    [
+        (1, evidence(requests=29), 1010.0, "1 more requests of the candidate"),
+        (2, evidence(units=3), 1010.0, "2 more units on the candidate"),
+        (1, evidence(), 1008.5, "1.5 s more in the stage"),
+        (1, evidence(), 0.0, "10.0 s more in the stage"),
+        (1, evidence(), math.nan, "10.0 s more in the stage"),
+        (1, evidence(latency="not-enough"), 1010.0, "a verdict (latency: why)"),
+        (0, evidence(differences="not-enough"), 1010.0, "a verdict (differences: why)"),
+        (1, Evidence(30, 5, ()), 1010.0, "a verdict of the guard errors"),
+        (1, evidence(requests=0, units=0), 1010.0, "the candidate has had no traffic"),
+    ],
+)
+def test_what_is_missing_is_said(stage: int, seen: Evidence, now: float, waits_for: str) -> None:
+    found = decide(PLAN, running(stage), seen, now)
+    assert isinstance(found, Continue)
+    assert waits_for in found.reason
+
+
+def test_guards_that_cannot_know_hold_nobody_up() -> None:
+    """Latency in the shadow stage, differences in the others."""
+    assert isinstance(decide(PLAN, running(0), evidence(latency="not-enough"), 1010.0), Advance)
+    assert isinstance(decide(PLAN, running(1), evidence(differences="not-enough"), 1010.0), Advance)
+
+
+@pytest.mark.parametrize(
+    ("on_not_enough", "kind"), [("hold", Hold), ("extend", Continue), ("rollback", Rollback)]
+)
+def test_when_the_time_is_over(on_not_enough: OnNotEnough, kind: type[Decision]) -> None:
+    plan = replace(PLAN, on_not_enough=on_not_enough)
+    nothing = evidence(requests=0, units=0)
+    assert isinstance(decide(plan, running(), nothing, 1099.0), Continue)
+    found = decide(plan, running(), nothing, 1100.0)
+    assert isinstance(found, kind)
+    assert "not enough evidence after 100 s: the candidate has had no traffic" in found.reason
+
+
+def test_a_trip_wins_over_everything_but_an_operators_rollback() -> None:
+    bad = evidence(errors="trip", latency="trip")
+    for state in (running(), running(LAST), running(order="advance"), held(), held(order="resume")):
+        assert decide(PLAN, state, bad, 1010.0) == Rollback("latency: why", "latency")
+    ordered = decide(PLAN, running(order="rollback"), bad, 1010.0)
+    assert ordered == Rollback("ordered by the operator", "")
+
+
+def test_a_trip_may_only_hold() -> None:
+    plan = replace(PLAN, on_trip="hold")
+    bad = evidence(errors="trip")
+    assert decide(plan, running(), bad, 1010.0) == Hold("errors: why")
+    assert decide(plan, held(), bad, 1010.0) == Continue("held: errors: why")
+    resumed = decide(plan, held(order="resume"), bad, 1010.0)
+    assert resumed == Continue("resumed by the operator; the evidence begins anew")
+
+
+def test_an_operator_advances_without_the_evidence_and_says_so() -> None:
+    found = decide(PLAN, running(order="advance"), evidence(requests=10), 1010.0)
+    assert found == Advance(2, "ordered by the operator without 20 more requests of the candidate")
+    assert isinstance(decide(PLAN, held(LAST, order="advance"), evidence(0), 1000.0), Complete)
+
+
+def test_hold_and_resume() -> None:
+    now = 1050.0
+    holding = decide(PLAN, running(order="hold"), evidence(), now)
+    state = apply(running(order="hold"), holding, now)
+    assert state == RolloutState(1, "held", 1050.0)
+    waiting = decide(PLAN, state, evidence(), 9000.0)
+    assert waiting == Continue("held: waits for advance, resume or rollback")
+    assert apply(state, waiting, 9000.0) == state
+
+    resumed = replace(state, order="resume")
+    going_on = decide(PLAN, resumed, evidence(requests=3), 9000.0)
+    assert isinstance(going_on, Continue)  # not held again at once, although max_time is over
+    assert apply(resumed, going_on, 9000.0) == RolloutState(1, "running", 9000.0)
+
+
+def test_nothing_happens_after_the_end() -> None:
+    for status in ("completed", "rolled-back"):
+        state = RolloutState(1, status, 1000.0, order="rollback")
+        found = decide(PLAN, state, evidence(errors="trip"), 1010.0)
+        assert found == Continue(f"the rollout is {status}")
+        assert apply(state, found, 1010.0) == replace(state, order=None)
+
+
+def test_a_stage_that_the_plan_does_not_have() -> None:
+    for stage in (-1, 4):
+        with pytest.raises(RolloutError, match=f"stage {stage}, its plan has 4 stages"):
+            decide(PLAN, running(stage), evidence(), 1010.0)
+        with pytest.raises(RolloutError):
+            weights_for(PLAN, stage)
+
+
+def test_weights_fit_a_split() -> None:
+    assert weights_for(PLAN, 0) == ({"old": 1.0, "new": 0.0}, "new")
+    assert weights_for(PLAN, 1) == ({"old": 0.9, "new": 0.1}, "")
+    assert weights_for(PLAN, 2) == ({"old": 0.6667, "new": 0.3333}, "")
+    assert weights_for(PLAN, 3) == ({"old": 0.0, "new": 1.0}, "")
+    assert weights_for(PLAN, None) == ({"old": 1.0, "new": 0.0}, "")
+
+
+@given(st.sets(st.integers(1, 10_000), min_size=1, max_size=8))
+def test_the_shares_of_any_plan_are_exact(buckets: set[int]) -> None:
+    """An observation's share is the weight of its stage, to the last bit."""
+    stages = ", ".join(f"{bucket / 100:.2f}%" for bucket in sorted(buckets))
+    plan = parse_plan(f"rollout: {{name: r, baseline: old, candidate: new, stages: [{stages}]}}")
+    split = Split("r", 1, "seed", (Arm("old", 1.0), Arm("new", 0.0)))
+    for index, stage in enumerate(plan.stages):
+        weights, mirror = weights_for(plan, index)
+        split = split.with_weights(weights, mirror=mirror)
+        assert split.share("new") == stage.weight
+
+
+verdicts = st.sampled_from(get_args(Verdict))
+states = st.builds(
+    RolloutState,
+    stage=st.integers(0, LAST),
+    status=st.sampled_from(get_args(Status)),
+    entered_at=st.floats(0, 1e10),
+    order=st.sampled_from([None, *get_args(Order)]),
+)
+plans = st.builds(
+    lambda trip, lacking: replace(PLAN, on_trip=trip, on_not_enough=lacking),
+    st.sampled_from(get_args(OnTrip)),
+    st.sampled_from(get_args(OnNotEnough)),
+)
+anything = st.builds(
+    evidence, st.integers(0, 100), st.integers(0, 20), verdicts, verdicts, verdicts
+)
+
+
+@given(plans, states, anything, st.floats(allow_nan=True))
+def test_every_state_has_a_decision_and_none_promotes_without_evidence(
+    plan: Plan, state: RolloutState, seen: Evidence, now: float
+) -> None:
+    found = decide(plan, state, seen, now)
+    assert found.reason
+    after = apply(state, found, now)
+    assert after.order is None
+    assert 0 <= after.stage <= LAST
+    tripped = any(judgement.verdict == "trip" for judgement in seen.judgements)
+    if state.ended:
+        assert isinstance(found, Continue)
+        assert (after.stage, after.status) == (state.stage, state.status)
+    elif state.order == "rollback" or (tripped and plan.on_trip == "rollback"):
+        assert isinstance(found, Rollback)
+        assert after.status == "rolled-back"
+    elif tripped and (state.status, state.order) == ("held", "resume"):
+        assert (after.status, after.stage) == ("running", state.stage)
+    elif tripped:
+        assert after.status == "held"
+    if isinstance(found, Advance | Complete):
+        assert not tripped
+        assert not state.ended
+        stage = plan.stages[state.stage]
+        enough = seen.requests >= stage.min_requests and seen.units >= stage.min_units
+        long_enough = now - state.entered_at >= stage.min_time
+        assert (enough and long_enough) or state.order == "advance"
+        assert state.status == "running" or state.order in ("advance", "resume")
+        assert after.stage == min(state.stage + 1, LAST)
+
+
+@given(st.lists(st.tuples(anything, st.floats(0, 200), st.sampled_from([None, *get_args(Order)]))))
+def test_weights_rise_or_fall_back_to_nothing(
+    turns: list[tuple[Evidence, float, Order | None]],
+) -> None:
+    """However a rollout goes, the candidate's weight rises until the end, or goes back to 0."""
+    now, state, weight = 0.0, start(0.0), 0.0
+    for seen, passed, order in turns:
+        now += passed
+        state = replace(state, order=order)
+        state = apply(state, decide(PLAN, state, seen, now), now)
+        rolled_back = state.status == "rolled-back"
+        new_weight = weights_for(PLAN, None if rolled_back else state.stage)[0]["new"]
+        assert new_weight == 0 if rolled_back else new_weight >= weight
+        weight = new_weight

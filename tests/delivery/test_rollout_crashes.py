@@ -1,0 +1,214 @@
+"""Rollouts whose workers are killed, frozen and closed; epochs that reach other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import statistics
+import time
+
+import pytest
+
+from aura import Aura
+from aura.delivery.plan import Plan
+from aura.delivery.split import Arm, Split
+from aura.errors import RolloutError
+from aura.store.base import PutDocument
+from tests.delivery.rollout_crew import Crew, crew
+from tests.delivery.rollout_kit import (
+    PLAN,
+    Traffic,
+    app_on,
+    check_the_way_up,
+    ended,
+    forever,
+    plan,
+    split_of,
+    story,
+    traffic,
+    until,
+    wait_for,
+)
+
+TWO_STAGES = plan(stages=(PLAN.stages[0], PLAN.stages[3]))
+BOUNDARIES = [
+    *("0/begin#1", "split:1", "status:1", "0/open#1"),
+    *("0/watch#1", "split:2", "status:2", "0/shift#1"),
+    *("0/watch#2", "status:3", "0/shift#2"),
+]
+
+
+async def begin(app: Aura, given: Plan) -> None:
+    """Start a rollout for which there is no worker yet."""
+    engine = app.rollouts.engine
+    run = await engine.announce(given)
+    await app.start(engine.workflow, given, run, id=run)
+
+
+async def check(app: Aura, made: Traffic, expected: list[str], state: str = "completed") -> None:
+    status = await ended(app, timeout=30)
+    await app.run(status.run).result(timeout=10)
+    status = await app.rollouts.status("t")
+    assert status.state == state
+    assert story(status) == expected
+    keys = [entry.key for entry in await app.store.journal(status.run)]
+    assert len(keys) == len(set(keys)) == 2 * len(expected)
+    check_the_way_up([*made.splits, await split_of(app)])
+    assert made.went_back == [] or state == "rolled-back"
+
+
+async def test_a_worker_is_killed_at_every_boundary(database: str) -> None:
+    """One worker after the other dies at the next boundary; the last one is let live."""
+    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+        await begin(app, TWO_STAGES)
+        ends = [("before", BOUNDARIES[0]), *(("after", point) for point in BOUNDARIES)]
+        workers = [await people.hire("worker", database, *ends[at]) for at in (0, 1)]
+        for end in [*ends[2:], None, None]:
+            worker = workers.pop(0)
+            await worker.begin()
+            workers.append(await people.hire("worker", database, *(end or ())))
+            assert await worker.end() == -signal.SIGKILL
+        await workers[0].begin()
+        await check(app, made, ["start", "advance", "complete"])
+        assert [split.epoch for split in made.splits] == [1, 2]
+        record = await app.run((await app.rollouts.status("t")).run).record()
+        assert record.epoch == len(BOUNDARIES) + 2
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.6])
+async def test_workers_are_killed_at_random_moments(database: str, failing: float) -> None:
+    """A healthy candidate comes to the end, a failing one back to nothing."""
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    given = plan(stages=PLAN.stages[1:])
+    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+        made.failing["b"] = failing
+        await begin(app, given)
+        member = await people.hire("worker", database)
+        for _ in range(4):
+            await member.begin()
+            following = await people.hire("worker", database)
+            await asyncio.sleep(dice.uniform(0.02, 1.0))
+            member.signal(signal.SIGKILL)
+            await member.end()
+            member = following
+        await member.begin()
+        if failing:
+            await check(app, made, ["start", "rollback"], "rolled-back")
+        else:
+            await check(app, made, ["start", "advance", "advance", "complete"])
+
+
+@pytest.mark.parametrize("point", ["split:2", "status:2"])
+async def test_a_worker_that_wakes_up_late_changes_nothing(database: str, point: str) -> None:
+    """It was frozen in the middle of a shift, and the rollout is two stages further."""
+    given = forever(stages=PLAN.stages[1:])
+    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+        await begin(app, given)
+        await app.rollouts.order("t", "advance")
+        late = await people.hire("worker", database, "freeze", point)
+        other = await people.hire("worker", database)
+        await late.begin()
+        await until(late.frozen)
+        await other.begin()
+        await wait_for(app, lambda status: status.turn == 1)
+        await app.rollouts.order("t", "advance")
+        status = await wait_for(app, lambda status: status.turn == 2)
+        before = await split_of(app)
+        late.signal(signal.SIGCONT)
+        await asyncio.sleep(0.5)
+        assert await split_of(app) == before
+        assert (await app.rollouts.status("t")).history == status.history
+        await app.rollouts.order("t", "advance")
+        await check(app, made, ["start", "advance", "advance", "complete"])
+        assert await late.leave() == 0
+
+
+async def test_a_closed_worker_hands_the_rollout_over_at_once(database: str) -> None:
+    settings = {"grace": 10.0, "lease": 10.0}
+    async with app_on(database, **settings) as first, app_on(database).client() as other:
+        await first.rollouts.start(forever())
+        async with app_on(database, **settings) as second, traffic(other):
+            began = time.monotonic()
+            await first.close()  # as on SIGTERM
+            await other.rollouts.order("t", "advance", by="ann")
+            await wait_for(other, lambda status: status.turn == 1)
+            assert time.monotonic() - began < 1.0
+            await wait_for(other, lambda status: status.stages[1].candidate.requests > 0)
+            record = await second.run("rollout-t-1").record()
+            assert (record.epoch, record.recoveries) == (2, 0)
+
+
+async def _changes(app: Aura, count: int) -> dict[int, float]:
+    """Change a split so often; when each epoch was committed."""
+    when = {}
+    for epoch in range(2, count + 2):
+        arms = (Arm("a", 1 - epoch / 100), Arm("b", epoch / 100))
+        body = Split("pushed", epoch, "seed", arms).to_json()
+        await app.committer.submit(PutDocument("split", "pushed", body, epoch - 1))
+        when[epoch] = time.time()
+        await asyncio.sleep(random.uniform(0.05, 0.15))
+    return when
+
+
+async def _delays(people: Crew, app: Aura, database: str, *how: str) -> list[float]:
+    """Seconds from each commit until each of four processes obeys it."""
+    changes = 2 if how else 20
+    first = Split("pushed", 1, "seed", (Arm("a", 1.0), Arm("b", 0.0)))
+    await app.committer.submit(PutDocument("split", "pushed", first.to_json(), 0))
+    members = [await people.hire("follower", database, "pushed", *how) for _ in range(4)]
+    for member in members:
+        await member.begin()
+    for member in members:
+        assert (await member.line()).startswith("1 ")
+    when = await _changes(app, changes)
+    delays = []
+    for member in members:
+        epoch = 0
+        while epoch <= changes:
+            line = await member.line()
+            epoch, at = int(line.split()[0]), float(line.split()[1])
+            delays.append(at - when[epoch])
+    return delays
+
+
+async def test_an_epoch_reaches_every_process_in_time(database: str) -> None:
+    async with crew() as people, app_on(database).client() as app:
+        delays = await _delays(people, app, database)
+        p95 = statistics.quantiles(delays, n=20)[-1]
+        kind = "postgres" if "postgres" in database else "sqlite"
+        print(
+            f"{kind}: {len(delays)} pushes, median {statistics.median(delays) * 1000:.1f} ms, ",
+            end="",
+        )
+        print(f"p95 {p95 * 1000:.1f} ms, longest {max(delays) * 1000:.1f} ms")
+        assert len(delays) == 4 * 20
+        assert p95 < 0.5
+
+
+async def test_an_epoch_reaches_a_process_that_hears_nothing(database: str) -> None:
+    async with crew() as people, app_on(database).client() as app:
+        delays = await _delays(people, app, database, "deaf")
+        print(f"deaf: longest {max(delays) * 1000:.1f} ms")
+        assert 0 < max(delays) < 1.0
+
+
+async def test_two_processes_start_at_once(database: str) -> None:
+    """Whoever is refused is told so; only one of the plans moves the split."""
+    async with crew() as people, app_on(database).client() as app:
+        member = await people.hire("worker", database)
+        await member.begin()
+        clients = [app_on(database) for _ in range(3)]
+        for client in clients:
+            await client.open(worker=False)
+        plans = [forever(name=f"plan{number}") for number in range(3)]
+        answers = await asyncio.gather(
+            *(c.rollouts.start(p) for c, p in zip(clients, plans, strict=True)),
+            return_exceptions=True,
+        )
+        for client in clients:
+            await client.close()
+        assert sorted(isinstance(answer, RolloutError) for answer in answers) == [False, True, True]
+        assert (await split_of(app)).epoch == 1

@@ -1,0 +1,36 @@
+"""`world` is a database of the test's own, on both stores; `memory` the one inside a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine.kit import Ledger, World
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return str(tmp_path / "aura.db")
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+async def world(database: str) -> AsyncIterator[World]:
+    world = World(database)
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[World]:
+    world = World(":memory:")
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()

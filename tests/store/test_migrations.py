@@ -1,0 +1,185 @@
+"""Schemas: opened together, opened by old code, changed behind Aura's back."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from aura.errors import SchemaMismatch, SchemaTooNew
+from aura.store.base import Store
+from aura.store.postgres import PostgresStore
+from aura.store.queries import Migration, migrations, outstanding, queries
+from aura.store.sqlite import SqliteStore
+from tests.store.kit import Backend, start
+
+
+def known(*names: str) -> tuple[Migration, ...]:
+    return tuple(
+        Migration(int(name[:4]), "pre" if "pre" in name else "post", "x", "", f"sum-{name}")
+        for name in names
+    )
+
+
+ALL = known("0001_pre", "0002_pre", "0002_post", "0003_pre")
+
+
+def applied(*names: str) -> dict[str, str]:
+    return {name: f"sum-{name}" for name in names}
+
+
+def ids(found: list[Migration]) -> list[str]:
+    return [one.id for one in found]
+
+
+def test_a_fresh_database_gets_everything() -> None:
+    assert ids(outstanding(ALL, {}, None)) == ["0001_pre", "0002_pre", "0002_post", "0003_pre"]
+
+
+def test_what_is_there_is_not_applied_again() -> None:
+    assert ids(outstanding(ALL, applied("0001_pre", "0002_pre"), None)) == ["0002_post", "0003_pre"]
+    assert outstanding(ALL, applied("0001_pre", "0002_pre", "0002_post", "0003_pre"), 1) == []
+
+
+def test_removals_wait_for_older_workers() -> None:
+    there = applied("0001_pre")
+    assert ids(outstanding(ALL, there, 1)) == ["0002_pre", "0003_pre"]
+    assert ids(outstanding(ALL, there, 3)) == ["0002_pre", "0002_post", "0003_pre"]
+
+
+def test_a_newer_schema_is_refused() -> None:
+    with pytest.raises(SchemaTooNew, match=r"0004.*0003.*[Uu]pgrade"):
+        outstanding(ALL, applied("0001_pre", "0004_pre"), None)
+
+
+def test_a_changed_migration_is_refused() -> None:
+    with pytest.raises(SchemaMismatch, match="0001_pre"):
+        outstanding(ALL, {"0001_pre": "other"}, None)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_the_files_are_in_order(dialect: str) -> None:
+    found = migrations(dialect)
+    assert [one.number for one in found] == sorted(one.number for one in found)
+    assert len({one.id for one in found}) == len(found)
+    assert found[0].id == "0001_pre"
+    assert all(queries(dialect).values())
+
+
+def _meddle(store: Store, sql: str) -> Callable[[], object]:
+    if isinstance(store, SqliteStore):
+        path = store.path
+
+        def in_sqlite() -> None:
+            db = sqlite3.connect(path)
+            db.execute(sql)
+            db.commit()
+            db.close()
+
+        return in_sqlite
+    assert isinstance(store, PostgresStore)
+    url = store.url
+
+    async def in_postgres() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(sql.replace("migrations", "aura.migrations"))
+        await connection.close()
+
+    return in_postgres
+
+
+async def meddle(store: Store, sql: str) -> None:
+    done = _meddle(store, sql)()
+    if asyncio.iscoroutine(done):
+        await done
+
+
+async def test_a_database_of_a_newer_aura_is_refused(shared: Backend) -> None:
+    store = await shared.open()
+    await meddle(store, "INSERT INTO migrations VALUES ('9999_pre', 'x', 0)")
+    with pytest.raises(SchemaTooNew, match="9999"):
+        await shared.open()
+
+
+async def test_a_database_with_another_migration_is_refused(shared: Backend) -> None:
+    store = await shared.open()
+    await meddle(store, "UPDATE migrations SET checksum = 'x' WHERE id = '0001_pre'")
+    with pytest.raises(SchemaMismatch, match="0001_pre"):
+        await shared.open()
+    assert len(await store.commit([start("a")])) == 1
+
+
+async def test_stores_open_a_fresh_database_together(shared: Backend) -> None:
+    stores = [shared.unopened() for _ in range(5)]
+    await asyncio.gather(*(one.open() for one in stores))
+    for at, store in enumerate(stores):
+        await store.commit([start(f"run-{at}")])
+        assert await stores[0].run(f"run-{at}") is not None
+
+
+_OPEN = """
+import asyncio, sys
+from aura.store.base import Store
+from aura.store.postgres import PostgresStore
+from aura.store.sqlite import SqliteStore
+
+async def main(where):
+    store = PostgresStore(where) if "://" in where else SqliteStore(where)
+    await store.open()
+    print((await store.info()).schema)
+    await store.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_processes_open_a_fresh_database_together(shared: Backend, tmp_path: Path) -> None:
+    store = shared.unopened()
+    assert isinstance(store, SqliteStore | PostgresStore)
+    where = store.path if isinstance(store, SqliteStore) else store.url
+    script = tmp_path / "open.py"
+    script.write_text(_OPEN)
+    processes = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, str(script), where, stdout=-1, stderr=-1
+        )
+        for _ in range(3)
+    ]
+    answers = [await one.communicate() for one in processes]
+    assert [out.strip() for out, _ in answers] == [b"3"] * 3, answers
+
+
+async def test_a_failed_migration_leaves_nothing_behind(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = migrations("postgres")[0]
+    broken = Migration(1, "pre", "core", first.sql + "\nSELECT no_such_function();", "x")
+    with monkeypatch.context() as patch:
+        patch.setattr("aura.store.postgres.migrations", lambda _: (broken,))
+        with pytest.raises(asyncpg.UndefinedFunctionError):
+            await PostgresStore(postgres_url).open()
+    store = PostgresStore(postgres_url)
+    await store.open()
+    assert (await store.info()).schema == 3
+    await store.close()
+
+
+async def test_forgotten_workers_leave_the_list(postgres_url: str) -> None:
+    """A worker that died a day ago and owns nothing is no news to anybody."""
+    store = PostgresStore(postgres_url)
+    await store.open()
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(
+        "INSERT INTO aura.workers VALUES ('gone', 1, 0, 1, ''), ('owner', 1, 0, 1, '')"
+    )
+    await store.commit([start("a", owner="owner")])
+    await connection.close()
+    await store.close()
+    await store.open()
+    assert [one.id for one in await store.workers()] == ["owner"]
+    await store.close()
