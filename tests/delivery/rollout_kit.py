@@ -68,8 +68,9 @@ def observed(split: str = "t", **changes: Any) -> Observation:
 
 @dataclass(slots=True)
 class Traffic:
-    """See the module. `failing` is the share of an arm's requests that fail, `slow` its latency in
-    seconds; both may be changed while it runs."""
+    """See the module. `failing` is the share of an arm's requests that fail, evenly and the first
+    one too, so that a guard sees it whatever the sample; `slow` is its latency in seconds. Both
+    may be changed while it runs."""
 
     app: Aura
     split: str = "t"
@@ -80,6 +81,7 @@ class Traffic:
     went_back: list[str] = field(default_factory=list)
     sent: int = 0
     _moved: set[str] = field(default_factory=set)
+    _failures_due: dict[str, float] = field(default_factory=dict)
 
     def hear(self, split: Split) -> None:
         """Obey the newest epoch, as a gateway does."""
@@ -100,7 +102,7 @@ class Traffic:
         share = split.share(candidate)
         mirror = split.mirror_for(unit)
         for name, shadow in ((arm, False), *(((mirror, True),) if mirror else ())):
-            ok = random.random() >= self.failing.get(name, 0.0)
+            ok = not self._fails(name)
             latency = self.slow.get(name, 0.01)
             now = time.time()
             one = Observation(
@@ -108,6 +110,12 @@ class Traffic:
             )
             self.app.rollouts.observe(one)
             self.sent += 1
+
+    def _fails(self, arm: str) -> bool:
+        rate = self.failing.get(arm, 0.0)
+        due = self._failures_due.get(arm, 1.0 - rate) + rate
+        self._failures_due[arm] = due - (due >= 1.0)
+        return due >= 1.0
 
     async def run(self) -> None:
         stop = self.app.rollouts.follow(self.split, self.hear)
