@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from aura.errors import SchemaMismatch, SchemaTooNew
-from aura.store.base import Store
+from aura.store.base import Heartbeat, Store
 from aura.store.postgres import PostgresStore
 from aura.store.queries import Migration, migrations, outstanding, queries
 from aura.store.sqlite import SqliteStore
@@ -76,10 +78,9 @@ def _meddle(store: Store, sql: str) -> Callable[[], object]:
         path = store.path
 
         def in_sqlite() -> None:
-            db = sqlite3.connect(path)
-            db.execute(sql)
-            db.commit()
-            db.close()
+            with contextlib.closing(sqlite3.connect(path)) as db:
+                db.execute(sql)
+                db.commit()
 
         return in_sqlite
     assert isinstance(store, PostgresStore)
@@ -87,8 +88,10 @@ def _meddle(store: Store, sql: str) -> Callable[[], object]:
 
     async def in_postgres() -> None:
         connection = await asyncpg.connect(url)
-        await connection.execute(sql.replace("migrations", "aura.migrations"))
-        await connection.close()
+        try:
+            await connection.execute(sql.replace("migrations", "aura.migrations"))
+        finally:
+            await connection.close()
 
     return in_postgres
 
@@ -151,7 +154,36 @@ async def test_processes_open_a_fresh_database_together(shared: Backend, tmp_pat
         for _ in range(3)
     ]
     answers = [await one.communicate() for one in processes]
-    assert [out.strip() for out, _ in answers] == [b"3"] * 3, answers
+    assert [out.strip() for out, _ in answers] == [b"1"] * 3, answers
+
+
+@pytest.mark.parametrize("phase", ["pre", "post"])
+async def test_a_removal_waits_for_the_workers_of_before(
+    shared: Backend, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """An addition is made at once; what older workers still need goes when they have gone."""
+    store = await shared.open()
+    await store.commit([Heartbeat("older", 60.0)])
+    dialect = (await store.info()).kind
+    table = "aura.migrations_2" if dialect == "postgres" else "migrations_2"
+    known = migrations(dialect)
+    second = Migration(2, "pre", "extra", f"CREATE TABLE {table} (id integer);", "two")
+    if phase == "post":
+        second = replace(second, phase="post")
+    monkeypatch.setattr(f"aura.store.{dialect}.migrations", lambda _: (*known, second))
+    await (await shared.open()).close()
+    assert await extra_is_there(store) == (phase == "pre")
+    await store.commit([Heartbeat("older", 0.0)])
+    await (await shared.open()).close()
+    assert await extra_is_there(store)
+
+
+async def extra_is_there(store: Store) -> bool:
+    try:
+        await meddle(store, "INSERT INTO migrations_2 VALUES (1)")
+    except (sqlite3.OperationalError, asyncpg.UndefinedTableError):
+        return False
+    return True
 
 
 async def test_a_failed_migration_leaves_nothing_behind(
@@ -165,7 +197,7 @@ async def test_a_failed_migration_leaves_nothing_behind(
             await PostgresStore(postgres_url).open()
     store = PostgresStore(postgres_url)
     await store.open()
-    assert (await store.info()).schema == 3
+    assert (await store.info()).schema == 1
     await store.close()
 
 

@@ -292,7 +292,6 @@ def _rows(kinds: _Kinds) -> list[Sequence[Any]]:
         [_start_row(op) for op in kinds[StartRun]],
         _entry_rows(kinds[Append]),
         [_settle_row(op) for op in kinds[Settle]],
-        [op.seen for op in kinds[Settle]],
         [(op.run_id, _topic_key(op.run_id)) for op in kinds[RequestCancel]],
         [_signal_row(op) for op in kinds[SendSignal]],
         [_document_row(op) for op in kinds[PutDocument]],
@@ -312,7 +311,8 @@ def _entry_rows(ops: Sequence[Append]) -> list[tuple[Any, ...]]:
 
 def _settle_row(op: Settle) -> tuple[Any, ...]:
     wake_at = op.wake_at if op.state == "waiting" else None
-    return (op.run_id, op.epoch, op.state, op.output, op.error, wake_at, _elsewhere(op, None))
+    topic = _elsewhere(op, None)
+    return (op.run_id, op.epoch, op.state, op.output, op.error, wake_at, topic, op.seen)
 
 
 def _signal_row(op: SendSignal) -> tuple[Any, ...]:

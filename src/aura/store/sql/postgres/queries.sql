@@ -49,7 +49,7 @@ WHERE lease_until < extract(epoch FROM clock_timestamp()) - 86400
   AND NOT EXISTS (SELECT FROM aura.runs WHERE owner = workers.id)
 
 -- :name: commit
-SELECT * FROM aura.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+SELECT * FROM aura.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
 -- :name: append
 SELECT aura.append_or_tell($1)

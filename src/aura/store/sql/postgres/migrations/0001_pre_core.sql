@@ -17,6 +17,9 @@ CREATE TABLE aura.runs (
     wake_at          double precision,
     cancel_requested boolean NOT NULL DEFAULT false,
     recoveries       integer NOT NULL DEFAULT 0,
+    -- How many were sent to it: numbers the next one under the lock of this row, and shows whoever
+    -- lets the run wait that there is one it has not seen.
+    signals          integer NOT NULL DEFAULT 0,
     created_at       double precision NOT NULL,
     started_at       double precision,
     finished_at      double precision,
@@ -37,6 +40,9 @@ CREATE INDEX runs_asleep ON aura.runs (workflow, version, wake_at) WHERE wake_at
 CREATE INDEX runs_owned ON aura.runs (owner) WHERE owner IS NOT NULL;
 CREATE INDEX runs_stopping ON aura.runs (owner) WHERE owner IS NOT NULL AND cancel_requested;
 CREATE INDEX runs_newest ON aura.runs (created_at, id);
+-- Ended runs by age. A search by id and state cannot stray into it: it names no finished_at.
+CREATE INDEX runs_finished ON aura.runs (finished_at)
+    WHERE finished_at IS NOT NULL AND state IN ('completed', 'failed', 'cancelled');
 
 -- No foreign key to runs: every write locks its run and compares the epoch already.
 CREATE TABLE aura.journal (
@@ -57,6 +63,21 @@ ALTER TABLE aura.journal
     ALTER input SET STORAGE EXTERNAL,
     ALTER output SET STORAGE EXTERNAL,
     ALTER error SET STORAGE EXTERNAL;
+
+CREATE TABLE aura.signals (
+    run_id   text COLLATE "C" NOT NULL,
+    seq      integer NOT NULL,
+    name     text NOT NULL,
+    id       text COLLATE "C" NOT NULL,
+    priority text NOT NULL CHECK (priority IN ('critical', 'high', 'normal', 'low')),
+    deadline double precision,
+    payload  bytea NOT NULL,
+    sent_at  double precision NOT NULL,
+    late     boolean NOT NULL,
+    PRIMARY KEY (run_id, seq),
+    UNIQUE (run_id, id)
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.1);
+ALTER TABLE aura.signals ALTER payload SET STORAGE EXTERNAL;
 
 CREATE TABLE aura.documents (
     kind       text COLLATE "C" NOT NULL,
@@ -112,8 +133,13 @@ CREATE TYPE aura.op_append AS (
     epoch integer);
 CREATE TYPE aura.op_settle AS (
     id text, epoch integer, state text, output bytea, error bytea, wake_at double precision,
-    topic text);
+    topic text, seen integer);
 CREATE TYPE aura.op_cancel AS (id text, key text);
+CREATE TYPE aura.op_signal AS (
+    run_id text, name text, id text, priority text, deadline double precision, payload bytea,
+    late boolean, topic text);
+-- What became of a signal. Without a state there is no such run, without a seq it has ended.
+CREATE TYPE aura.sent AS (seq integer, duplicate boolean, late boolean, state text);
 CREATE TYPE aura.op_document AS (kind text, name text, body bytea, expected integer, topic text);
 CREATE TYPE aura.op_feed AS (feed text, payload bytea);
 
@@ -197,8 +223,17 @@ $$
                         AND j.key = a.key AND j.kind = a.kind)
 $$;
 
--- Takes runs out of `running`; answers with the numbers (from 1) of the refused ones. A run that
--- is asked to stop does not go to sleep.
+-- Writes entries; answers with the numbers (from 1) of the refused ones. In one transaction, so that
+-- a claim cannot come between the two and make an entry that was written look refused.
+CREATE FUNCTION aura.append_or_tell(ops aura.op_append[]) RETURNS integer[] LANGUAGE plpgsql AS
+$$
+BEGIN
+    RETURN CASE WHEN aura.append(ops) < cardinality(ops) THEN aura.stale(ops) ELSE '{}' END;
+END
+$$;
+
+-- Takes runs out of `running`; answers with the numbers (from 1) of the refused ones. A run that is
+-- asked to stop, or has a signal that its owner has not seen, does not go to sleep.
 CREATE FUNCTION aura.settle(moment double precision, ops aura.op_settle[]) RETURNS integer[]
 LANGUAGE plpgsql AS
 $$
@@ -207,24 +242,27 @@ DECLARE
     refused integer[] := '{}';
 BEGIN
     UPDATE aura.runs AS r SET
-        state = CASE WHEN z.state = 'waiting' AND r.cancel_requested THEN 'pending'
-                     ELSE z.state END,
+        state = CASE WHEN z.state = 'waiting' AND (r.cancel_requested OR r.signals > z.seen)
+                     THEN 'pending' ELSE z.state END,
         output = z.output,
         error = z.error,
         owner = NULL,
-        wake_at = CASE WHEN z.state = 'waiting' AND NOT r.cancel_requested THEN z.wake_at END,
+        wake_at = CASE WHEN z.state = 'waiting'
+                        AND NOT (r.cancel_requested OR r.signals > coalesce(z.seen, r.signals))
+                       THEN z.wake_at END,
         finished_at = CASE WHEN z.state NOT IN ('pending', 'waiting') THEN moment END
     FROM unnest(ops) AS z
     WHERE r.id = z.id AND r.epoch = z.epoch AND r.state = 'running';
     GET DIAGNOSTICS settled = ROW_COUNT;
     IF settled < cardinality(ops) THEN
+        -- Only a settlement of the same epoch can have made the run what it is now, be it that a
+        -- signal or a cancel request has woken it since.
         SELECT coalesce(array_agg(z.n::integer ORDER BY z.n), '{}') INTO refused
         FROM (SELECT id, epoch, state, ordinality AS n FROM unnest(ops) WITH ORDINALITY) AS z
         WHERE NOT EXISTS (
             SELECT FROM aura.runs AS r
             WHERE r.id = z.id AND r.epoch = z.epoch
-              AND (r.state = z.state
-                   OR (r.state = 'pending' AND z.state = 'waiting' AND r.cancel_requested)));
+              AND (r.state = z.state OR (r.state = 'pending' AND z.state = 'waiting')));
     END IF;
     RETURN refused;
 END
@@ -262,6 +300,58 @@ BEGIN
     ) AS said (topic)
     WHERE said.topic IS NOT NULL;
     RETURN heard;
+END
+$$;
+
+-- Stores signals one after the other, each id once per run, and wakes runs that wait. The rows of
+-- the runs are locked by now.
+CREATE FUNCTION aura.send_signals(
+    moment double precision, ops aura.op_signal[], OUT answers aura.sent[], OUT heard text[]
+) LANGUAGE plpgsql AS
+$$
+DECLARE
+    one record;
+    was record;
+    old record;
+BEGIN
+    answers := array_fill(NULL::aura.sent, ARRAY[cardinality(ops)]);
+    heard := '{}';
+    FOR one IN
+        SELECT s.*, s.ordinality::integer AS n FROM unnest(ops) WITH ORDINALITY AS s
+        ORDER BY s.run_id COLLATE "C", s.ordinality
+    LOOP
+        SELECT r.state, r.signals INTO was FROM aura.runs AS r WHERE r.id = one.run_id
+        FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            answers[one.n] := ROW(NULL, false, false, NULL)::aura.sent;
+            CONTINUE;
+        END IF;
+        SELECT s.seq, s.late INTO old FROM aura.signals AS s
+        WHERE s.run_id = one.run_id AND s.id = one.id;
+        IF FOUND THEN
+            answers[one.n] := ROW(old.seq, true, old.late, was.state)::aura.sent;
+            CONTINUE;
+        END IF;
+        IF was.state IN ('completed', 'failed', 'cancelled') THEN
+            answers[one.n] := ROW(NULL, false, false, was.state)::aura.sent;
+            CONTINUE;
+        END IF;
+        IF was.state = 'waiting' THEN
+            was.state := 'pending';
+        END IF;
+        UPDATE aura.runs AS r SET
+            signals = was.signals + 1, state = was.state, wake_at = NULL
+        WHERE r.id = one.run_id;
+        one.late := one.late OR coalesce(one.deadline < moment, false);
+        INSERT INTO aura.signals (run_id, seq, name, id, priority, deadline, payload, sent_at, late)
+        VALUES (one.run_id, was.signals + 1, one.name, one.id, one.priority, one.deadline,
+                one.payload, moment, one.late);
+        answers[one.n] := ROW(was.signals + 1, false, one.late, was.state)::aura.sent;
+        heard := heard || one.topic;
+        IF was.state = 'pending' THEN
+            heard := heard || 'ready'::text;
+        END IF;
+    END LOOP;
 END
 $$;
 
@@ -339,13 +429,15 @@ $$;
 CREATE FUNCTION aura.commit(
     sender text, schema_number integer, heartbeats aura.op_heartbeat[], starts aura.op_start[],
     appends aura.op_append[], settles aura.op_settle[], cancels aura.op_cancel[],
-    documents aura.op_document[], feed_names text[], feed_topics text[], feeds aura.op_feed[],
+    sends aura.op_signal[], documents aura.op_document[], feed_names text[], feed_topics text[],
+    feeds aura.op_feed[], notices text[],
     OUT moment double precision, OUT created text[], OUT stale integer[], OUT refused integer[],
-    OUT epochs integer[], OUT tails bigint[]
+    OUT sent aura.sent[], OUT epochs integer[], OUT tails bigint[]
 ) LANGUAGE plpgsql AS
 $$
 DECLARE
-    heard text[] := '{}';
+    heard text[] := notices;
+    woken text[];
 BEGIN
     moment := aura.moment();
     IF cardinality(heartbeats) > 0 THEN
@@ -361,10 +453,11 @@ BEGIN
     IF cardinality(appends) > 0 AND aura.append(appends) < cardinality(appends) THEN
         stale := aura.stale(appends);
     END IF;
-    IF cardinality(settles) + cardinality(cancels) > 1 THEN
+    IF cardinality(settles) + cardinality(cancels) + cardinality(sends) > 1 THEN
         PERFORM FROM aura.runs AS r
         WHERE r.id IN (SELECT z.id FROM unnest(settles) AS z
-                       UNION SELECT c.id FROM unnest(cancels) AS c)
+                       UNION SELECT c.id FROM unnest(cancels) AS c
+                       UNION SELECT s.run_id FROM unnest(sends) AS s)
         ORDER BY r.id FOR NO KEY UPDATE OF r;
     END IF;
     IF cardinality(settles) > 0 THEN
@@ -375,6 +468,10 @@ BEGIN
     END IF;
     IF cardinality(cancels) > 0 THEN
         heard := heard || aura.request_cancel(moment, cancels);
+    END IF;
+    IF cardinality(sends) > 0 THEN
+        SELECT s.answers, s.heard INTO sent, woken FROM aura.send_signals(moment, sends) AS s;
+        heard := heard || woken;
     END IF;
     IF cardinality(documents) > 0 THEN
         epochs := aura.put_documents(moment, documents);
@@ -389,5 +486,79 @@ BEGIN
     IF cardinality(heard) > 0 THEN
         PERFORM aura.announce(sender, heard);
     END IF;
+END
+$$;
+
+-- The feeds whose items may be deleted: those that begin with one of `prefixes`, without `keep`.
+CREATE FUNCTION aura.aging_feeds(prefixes text[], keep text[]) RETURNS SETOF text
+LANGUAGE sql STABLE AS
+$$
+    WITH RECURSIVE names (feed) AS (
+        SELECT (SELECT min(f.feed) FROM aura.feeds AS f)
+        UNION ALL
+        SELECT (SELECT min(f.feed) FROM aura.feeds AS f WHERE f.feed > names.feed)
+        FROM names WHERE names.feed IS NOT NULL
+    )
+    SELECT names.feed FROM names
+    WHERE names.feed IS NOT NULL AND names.feed <> ALL (keep)
+      AND EXISTS (SELECT FROM unnest(prefixes) AS p (prefix) WHERE starts_with(names.feed, p.prefix))
+$$;
+
+-- Deletes at most `most` rows of what is over for `age` seconds. A run goes last, after its journal
+-- (from its end, so that what is left is a journal too) and its signals. One process sweeps at a
+-- time, and no run waits for it or the other way round: those that someone has locked are passed by.
+CREATE FUNCTION aura.sweep(
+    age double precision, prefixes text[], keep text[], most integer, dead double precision,
+    OUT runs integer, OUT entries integer, OUT signals integer, OUT items integer,
+    OUT workers integer
+) LANGUAGE plpgsql AS
+$$
+DECLARE
+    moment double precision := aura.moment();
+    room integer := most;
+    done integer;
+    one record;
+BEGIN
+    runs := 0; entries := 0; signals := 0; items := 0; workers := 0;
+    PERFORM pg_advisory_xact_lock(hashtextextended('aura.sweep', 0));
+    FOR one IN
+        SELECT r.id FROM aura.runs AS r
+        WHERE r.finished_at IS NOT NULL AND r.state IN ('completed', 'failed', 'cancelled')
+          AND r.finished_at < moment - age
+        ORDER BY r.finished_at LIMIT most FOR UPDATE SKIP LOCKED
+    LOOP
+        DELETE FROM aura.journal AS j WHERE j.run_id = one.id AND j.seq = ANY (ARRAY(
+            SELECT e.seq FROM aura.journal AS e WHERE e.run_id = one.id
+            ORDER BY e.seq DESC LIMIT room));
+        GET DIAGNOSTICS done = ROW_COUNT;
+        entries := entries + done;
+        room := room - done;
+        DELETE FROM aura.signals AS s WHERE s.run_id = one.id AND s.seq = ANY (ARRAY(
+            SELECT e.seq FROM aura.signals AS e WHERE e.run_id = one.id
+            ORDER BY e.seq DESC LIMIT room));
+        GET DIAGNOSTICS done = ROW_COUNT;
+        signals := signals + done;
+        room := room - done;
+        EXIT WHEN room <= 0;
+        DELETE FROM aura.runs AS r WHERE r.id = one.id;
+        runs := runs + 1;
+        room := room - 1;
+    END LOOP;
+    FOR one IN SELECT f.feed FROM aura.aging_feeds(prefixes, keep) AS f (feed) LOOP
+        EXIT WHEN room <= 0;
+        DELETE FROM aura.feeds AS f WHERE f.feed = one.feed AND f.at < moment - age
+          AND f.seq < (SELECT max(e.seq) FROM aura.feeds AS e WHERE e.feed = one.feed)
+          AND f.seq = ANY (ARRAY(
+            SELECT e.seq FROM aura.feeds AS e WHERE e.feed = one.feed ORDER BY e.seq LIMIT room));
+        GET DIAGNOSTICS done = ROW_COUNT;
+        items := items + done;
+        room := room - done;
+    END LOOP;
+    DELETE FROM aura.workers AS w WHERE w.id = ANY (ARRAY(
+        SELECT e.id FROM aura.workers AS e
+        WHERE e.lease_until < moment - dead
+          AND NOT EXISTS (SELECT FROM aura.runs AS r WHERE r.owner = e.id)
+        LIMIT greatest(room, 0)));
+    GET DIAGNOSTICS workers = ROW_COUNT;
 END
 $$;

@@ -14,6 +14,7 @@ CREATE TABLE runs (
     wake_at          REAL,
     cancel_requested INTEGER NOT NULL DEFAULT 0,
     recoveries       INTEGER NOT NULL DEFAULT 0,
+    signals          INTEGER NOT NULL DEFAULT 0,
     created_at       REAL NOT NULL,
     started_at       REAL,
     finished_at      REAL
@@ -23,6 +24,8 @@ CREATE INDEX runs_waiting ON runs (workflow, version, wake_at) WHERE state = 'wa
 CREATE INDEX runs_running ON runs (owner) WHERE state = 'running';
 CREATE INDEX runs_stopping ON runs (owner) WHERE state = 'running' AND cancel_requested;
 CREATE INDEX runs_newest ON runs (created_at, id);
+CREATE INDEX runs_finished ON runs (finished_at)
+    WHERE state IN ('completed', 'failed', 'cancelled');
 
 CREATE TABLE journal (
     run_id      TEXT NOT NULL,
@@ -37,6 +40,20 @@ CREATE TABLE journal (
     started_at  REAL NOT NULL,
     recorded_at REAL NOT NULL,
     PRIMARY KEY (run_id, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE signals (
+    run_id   TEXT NOT NULL,
+    seq      INTEGER NOT NULL,
+    name     TEXT NOT NULL,
+    id       TEXT NOT NULL,
+    priority TEXT NOT NULL CHECK (priority IN ('critical', 'high', 'normal', 'low')),
+    deadline REAL,
+    payload  BLOB NOT NULL,
+    sent_at  REAL NOT NULL,
+    late     INTEGER NOT NULL,
+    PRIMARY KEY (run_id, seq),
+    UNIQUE (run_id, id)
 ) WITHOUT ROWID;
 
 CREATE TABLE documents (
