@@ -39,6 +39,7 @@ AuraError
 │   └── TargetFailed       a target gave no usable answer
 │       └── TargetTimeout  ... because its time was over
 ├── RolloutError           an order that does not fit the rollout's state
+├── ScheduleError          no such schedule, or an order that does not fit it
 └── DemoFailed             the demo could not go on
 
 Control flow that user code must not swallow derives from BaseException:
@@ -253,6 +254,10 @@ class TargetTimeout(TargetFailed):
 
 class RolloutError(AuraError):
     """An order that does not fit the state of the rollout."""
+
+
+class ScheduleError(AuraError):
+    """There is no such schedule, or an order does not fit it. Nothing was changed."""
 
 
 class DemoFailed(AuraError):
