@@ -19,6 +19,8 @@ from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack, same_json
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
+from aura.engine.lanes import settle_dependencies
+from aura.engine.middleware import Middleware
 from aura.engine.retention import Sweeper
 from aura.errors import (
     ConfigError,
@@ -120,7 +122,19 @@ class Aura:
         self._limits = Limits(max_bytes=self.config.max_payload)
         self._worker: Worker | None = None
         self._sweeper: Sweeper | None = None
+        self._around: list[Middleware] = []
         self._opened = False
+
+    def middleware(self, around: Middleware) -> Middleware:
+        """Wrap a function around every run and every try of a step, the first one outermost.
+
+        It is called with an `Invocation` and a function without arguments: `await proceed()` gives
+        the result or raises. What it returns is the result. Around a run it is called each time
+        that the run is taken up, so it must not decide anything for the run's code; it may await,
+        but what it awaits is not journalled.
+        """
+        self._around.append(around)
+        return around
 
     def workflow(
         self, *, version: str, name: str | None = None
@@ -248,6 +262,7 @@ class Aura:
         op = StartRun(
             run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin
         )  # fmt: skip
+        await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
         self._accept(op, cast("Started", await asyncio.shield(submit(op))))
         return self._handle(run_id, chosen)
@@ -295,7 +310,7 @@ class Aura:
         )
         return Worker(
             self.store, self.committer, self.registry, self.results, self.clock, self._limits,
-            options,
+            options, self._around,
         )  # fmt: skip
 
     def _require_open(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from aura.errors import (
     RunFailed,
     RunNotFound,
 )
-from aura.store.base import Entry
+from aura.store.base import Append, Entry, Op, Outcome, SendSignal
 from tests.engine.kit import World, declare, replayed, resumed, until
 
 
@@ -467,3 +467,37 @@ async def test_a_signal_that_came_to_a_branch_as_it_was_cancelled_is_handed_back
         await again.signal("b", "b")
         assert await again.result(timeout=5) == ["a", "2", "b"], f"cut at {cut}"
     assert await replayed(app, workflow, journal) == ["a", "2", "b"]
+
+
+async def test_a_signal_leaves_a_run_after_what_it_depends_on(memory: World) -> None:
+    """The result of a step may be handed on before it is durable, but not to the outside."""
+
+    @step
+    async def decide() -> str:
+        return "yes"
+
+    @declare
+    async def waits() -> str:
+        return str(await aura.receive("go"))
+
+    app = memory.app(waits)
+
+    @app.workflow(version="1.0.0")
+    async def sends(to: str) -> None:
+        await app.run(to).signal("go", await decide())
+
+    async with app:
+        batches: list[list[type]] = []
+        commit = app.store.commit
+
+        async def seen(ops: Sequence[Op]) -> list[Outcome]:
+            batches.append([type(op) for op in ops])
+            return await commit(ops)
+
+        setattr(app.store, "commit", seen)  # noqa: B010  (a method of one object)
+        run = await app.start(waits)
+        await (await app.start(sends, run.id)).result()
+        assert await run.result() == "yes"
+    sent = next(at for at, kinds in enumerate(batches) if SendSignal in kinds)
+    assert any(Append in kinds for kinds in batches[:sent])
+    assert Append not in batches[sent]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from aura.clock import Clock
 from aura.codec import Limits
+from aura.engine.middleware import Middleware
 from aura.store.base import RunRecord, Writer
 
 
@@ -29,6 +30,7 @@ class Services:
     settled: Callable[[RunRecord], None]
     suspend_after: float = 0.2
     keep_in_memory: float = 5.0
+    around: Sequence[Middleware] = ()
     linger: float = 1.0
 
 

@@ -88,7 +88,7 @@ def set_state(key: str, value: Any) -> None:
     call = Call(current.key(f"state:{key}"), key, None)
     if execution.recorded(call.key, "state", key) is None:
         what = f"state {key!r}"
-        execution.record_later(call, "state", pack(data, execution.limits, what))
+        execution.recorder.record(call, "state", output=pack(data, execution.limits, what))
 
 
 class Stream:

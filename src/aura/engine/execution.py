@@ -7,8 +7,9 @@
 
 Invariants: (1) entries are numbered and submitted in the order in which they come to be, and the
 committer keeps that order, so what is durable is always a prefix; (2) an effectful step begins only
-when everything before it is durable (`_flush`); (3) after `_stop` is set no durable call does
-anything but raise it, whatever user code catches.
+when everything before it is durable (`Recorder.durable`), and so does what a run sends out by
+itself; (3) after `_stop` is set no durable call does anything but raise it, whatever user code
+catches.
 """
 
 from __future__ import annotations
@@ -16,27 +17,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aura.clock import Clock
 from aura.codec import Limits, pack, plain, to_json, unpack
-from aura.engine.attempt import TimedOut, Try, run_once
-from aura.engine.calls import Call, Services, is_being_cancelled
+from aura.engine.attempt import attempt_until_done
+from aura.engine.calls import Call, Services
 from aura.engine.definition import Workflow
-from aura.engine.faults import (
-    dump_run_error,
-    dump_step_failure,
-    load_step_failure,
-    message,
-    step_failure,
-)
+from aura.engine.faults import dump_run_error, load_step_failure
 from aura.engine.idleness import Idleness
 from aura.engine.lanes import Lane, scope
 from aura.engine.mailbox import Mailbox
+from aura.engine.middleware import Invocation, Middleware, wrapped
+from aura.engine.recorder import Recorder
 from aura.engine.replay import Replay, Turns
 from aura.engine.streams import Streams
 from aura.errors import (
@@ -44,11 +40,10 @@ from aura.errors import (
     LeaseLost,
     NonDeterminism,
     RegistrationError,
-    StepFailed,
     StoreUnavailable,
     Suspended,
 )
-from aura.store.base import Announce, Append, Claimed, Entry, Outcome, RunState, Settle, Signal
+from aura.store.base import Announce, Claimed, Entry, Outcome, RunState, Settle, Signal
 
 if TYPE_CHECKING:
     from aura.engine.step import Step
@@ -70,14 +65,13 @@ class Execution:
         self._services = services
         self._replay = Replay(claimed.journal)
         self._turns = Turns(self._replay.answers)
-        self._seq = self._replay.length
+        self.recorder = Recorder(self, services, self._replay.length)
         self.mailbox = Mailbox(claimed.signals, self._replay.received)
         self.streams = Streams(self, self._replay.streams)
         self.idleness = Idleness(self, services)
         self._seen: int | None = None  # the last signal that was considered before leaving memory
         self._stop: BaseException | None = None
         self._wake_at: float | None = None
-        self._unflushed: asyncio.Future[Outcome] | None = None
         self._root: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._called: dict[int, tuple[str, Coroutine[Any, Any, Any]]] = {}
@@ -138,6 +132,10 @@ class Execution:
     @property
     def threads(self) -> Executor:
         return self._services.threads
+
+    @property
+    def around(self) -> Sequence[Middleware]:
+        return self._services.around
 
     @property
     def stopped(self) -> bool:
@@ -243,13 +241,13 @@ class Execution:
             assert entry.output is not None  # noqa: S101  (one of the two is always there)
             return step.signature.result.load(unpack(entry.output))
         await self.ready_for_new(lane)
-        if not step.idempotent and self._unflushed is not None:
-            await self._flush()
+        if not step.idempotent:
+            await self.recorder.durable()
         self.steps_in_flight += 1
         self.effects_in_flight += not step.idempotent
         try:
             call = Call(key, fingerprint, data if len(data) <= _INLINE_INPUT else None)
-            return await self._attempts(step, args, kwargs, call)
+            return await attempt_until_done(self, step, (args, kwargs), call)
         finally:
             self.steps_in_flight -= 1
             self.effects_in_flight -= not step.idempotent
@@ -262,7 +260,7 @@ class Execution:
         if entry is not None:
             return plain(entry.output)
         made = make()
-        self._later(self._entry(Call(key, "", None), "value", output=to_json(made)))
+        self.recorder.record(Call(key, "", None), "value", output=to_json(made))
         return made
 
     async def sleep_until(self, lane: Lane, name: str, when: Callable[[], float]) -> None:
@@ -278,9 +276,9 @@ class Execution:
         await self.ready_for_new(lane)
         if entry is None:
             at = when()
-            self._later(self._entry(Call(key, "", None), "sleep", output=to_json(at)))
-        await self._wait_until(at)
-        await self._answer(self._entry(Call(key + "/woke", "", None), "woke"), durable=False)
+            self.recorder.record(Call(key, "", None), "sleep", output=to_json(at))
+        await self.wait_until(at)
+        await self.answer(Call(key + "/woke", "", None), "woke")
 
     def peek(self, key: str) -> Entry | None:
         """What the journal has under a key that has not been asked for yet."""
@@ -301,15 +299,24 @@ class Execution:
         if self._cancel_due:
             await self._cancel_here(lane)
 
-    def record_later(
-        self, call: Call, kind: str, output: bytes | None = None, error: bytes | None = None
-    ) -> None:
-        """Journal something that nobody waits for."""
-        self._later(self._entry(call, kind, output=output, error=error))
+    def last_attempt(self, key: str) -> Entry | None:
+        """The last failed attempt of that call, if the journal ends with one."""
+        return self._replay.attempt(key)
 
-    async def record_answer(self, call: Call, kind: str, output: bytes | None) -> None:
-        """Journal an answer, and return when it is its turn to be given."""
-        await self._answer(self._entry(call, kind, output=output), durable=False)
+    async def answer(self, call: Call, kind: str, output: bytes | None = None, **more: Any) -> None:
+        """Journal an answer, and return when it is its turn to be given. It need not be durable
+        yet: what becomes visible outside waits for that."""
+        seq = self.recorder.record(call, kind, output=output, **more)
+        if self._tasks:
+            self._turns.expect(seq)
+            await self._turns.take(seq, self._rest)
+
+    async def wait_until(self, at: float) -> None:
+        """Return at that time (epoch seconds). Raises what has stopped the run meanwhile."""
+        remaining = at - self.clock.now()
+        if remaining > 0:
+            with self.idleness.waiting(at):
+                await self.clock.sleep(remaining)
 
     # Inside.
 
@@ -317,7 +324,7 @@ class Execution:
         """Run the function; the settlement to write, or None when the run is lost."""
         try:
             arguments = self.workflow.signature.load(unpack(self.record.input))
-            value = await self.workflow.function(**arguments)
+            value = await self._call(arguments)
             self._check_awaited()
             data, _ = self.workflow.signature.result.round_trip(value)
             output = pack(data, self._services.limits, self.workflow.signature.result.what)
@@ -332,6 +339,26 @@ class Execution:
         except BaseException as error:  # noqa: BLE001  (it becomes the run's result)
             return self._end("failed", error=dump_run_error(error))
         return self._end("completed", output=output)
+
+    async def _call(self, arguments: Mapping[str, Any]) -> Any:
+        function = self.workflow.function
+        if not self.around:
+            return await function(**arguments)
+        run, lane = self.record, scope.get()
+
+        async def proceed() -> Any:
+            outer = scope.set(lane)
+            try:
+                return await function(**arguments)
+            finally:
+                scope.reset(outer)
+
+        scope.set(None)  # what middleware awaits is none of the run's business
+        what = Invocation("run", run.workflow, run.id, run.workflow, run.version, "", run.epoch)
+        try:
+            return await wrapped(self.around, what, proceed)
+        finally:
+            scope.set(lane)
 
     def _end(
         self, state: RunState, *, output: bytes | None = None, error: bytes | None = None
@@ -390,147 +417,11 @@ class Execution:
             self._stop = error
             raise
 
-    async def _attempts(
-        self,
-        step: Step[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        call: Call,
-    ) -> Any:
-        """Try a step until it succeeds or gives up, and journal which."""
-        attempt = 1
-        before = self._replay.attempt(call.key)
-        if before is not None:
-            attempt = before.attempt + 1
-            await self._wait_for_retry(float(plain(before.error)["retry_at"]))
-        while True:
-            started = self._services.clock.now()
-            timed_out = False
-            try:
-                value, output = await run_once(self, step, args, kwargs, Try(call.key, attempt))
-            except TimedOut as error:
-                failure: BaseException = TimeoutError(str(error))
-                timed_out = True
-            except (Exception, SystemExit) as error:  # noqa: BLE001  (raised as StepFailed)
-                failure = error
-            except asyncio.CancelledError as error:
-                if is_being_cancelled():
-                    raise
-                failure = error  # of something else, inside the step
-            else:
-                entry = self._entry(call, "step", output=output, attempt=attempt, started=started)
-                await self._answer(entry, durable=not step.idempotent)
-                return value
-            if not step.retry.again(attempt, failure):
-                raise await self._give_up(step, call, failure, attempt, timed_out, started)
-            await self._back_off(step, call, failure, attempt, started)
-            attempt += 1
-
-    async def _give_up(
-        self,
-        step: Step[..., Any],
-        call: Call,
-        error: BaseException,
-        attempt: int,
-        timed_out: bool,
-        started: float,
-    ) -> StepFailed:
-        failure = step_failure(step.name, error, attempt, timed_out)
-        error_text = dump_step_failure(failure)
-        entry = self._entry(call, "step", error=error_text, attempt=attempt, started=started)
-        await self._answer(entry, durable=True)
-        failure.__cause__ = error
-        return failure
-
-    async def _back_off(
-        self, step: Step[..., Any], call: Call, error: BaseException, attempt: int, started: float
-    ) -> None:
-        """Journal the failed attempt with the time of the next one, and wait for it."""
-        retry_at = self._services.clock.now() + step.retry.delay(attempt, random.random())  # noqa: S311
-        failed = to_json(
-            {"type": type(error).__name__, "message": message(error), "retry_at": retry_at}
-        )
-        await self._now(
-            self._entry(call, "attempt", error=failed, attempt=attempt, started=started)
-        )
-        await self._wait_for_retry(retry_at)
-
-    async def _wait_for_retry(self, at: float) -> None:
-        self.steps_in_flight -= 1  # a step that waits for its next try may leave memory
-        try:
-            await self._wait_until(at)
-        finally:
-            self.steps_in_flight += 1
-
-    def _entry(
-        self,
-        call: Call,
-        kind: str,
-        *,
-        output: bytes | None = None,
-        error: bytes | None = None,
-        attempt: int = 1,
-        started: float | None = None,
-    ) -> Entry:
-        self.raise_if_stopped()
-        self._seq += 1
-        now = self._services.clock.now()
-        return Entry(
-            self.id, self._seq, call.key, kind, call.fingerprint, call.input, output, error,
-            attempt, now if started is None else started, now,
-        )  # fmt: skip
-
-    async def _answer(self, entry: Entry, *, durable: bool) -> None:
-        """Journal an answer, and return when it is its turn to be given."""
-        branched = bool(self._tasks)
-        if branched:
-            self._turns.expect(entry.seq)
-        try:
-            if durable:
-                await self._now(entry)
-            else:
-                self._later(entry)
-        except BaseException:
-            if branched:
-                self._turns.drop(entry.seq)
-            raise
-        if branched:
-            await self._turns.take(entry.seq, self._rest)
-
     @property
     def _rest(self) -> int:
         """For how many rounds of the event loop the consequences of an answer or a call may go on:
         each branch that ends wakes the one that waits for it two rounds later."""
         return 2 * self._deepest + _REST if self._tasks else 0
-
-    async def _now(self, entry: Entry) -> None:
-        """Return when the entry is durable."""
-        self.activity += 1
-        self._unflushed = None  # the committer keeps the order
-        try:
-            await self._services.writer.submit(Append(self._epoch, entry))
-        except (LeaseLost, StoreUnavailable) as error:
-            self.lose(error)
-            assert self._stop is not None  # noqa: S101
-            raise self._stop from error
-
-    def _later(self, entry: Entry) -> None:
-        """Submit the entry; what depends on it waits in `_flush`."""
-        self.activity += 1
-        future = self._services.writer.submit(Append(self._epoch, entry))
-        future.add_done_callback(self._landed)
-        self._unflushed = future
-
-    def _landed(self, future: asyncio.Future[Outcome]) -> None:
-        if self._unflushed is future:
-            self._unflushed = None
-        if not future.cancelled() and (error := future.exception()) is not None:
-            self.lose(error)
-
-    async def _flush(self) -> None:
-        if self._unflushed is not None:
-            await asyncio.wait([self._unflushed])
-        self.raise_if_stopped()
 
     async def _cancel_here(self, lane: Lane) -> None:
         """Deliver a cancel request that came while the run was not in memory."""
@@ -560,13 +451,6 @@ class Execution:
         self._cancelled = True
         if self._root is not None and not self._settling:
             self._root.cancel()
-
-    async def _wait_until(self, at: float) -> None:
-        remaining = at - self._services.clock.now()
-        if remaining <= 0:
-            return
-        with self.idleness.waiting(at):
-            await self._services.clock.sleep(remaining)
 
 
 def _look_away(future: asyncio.Future[Outcome]) -> None:

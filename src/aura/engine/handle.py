@@ -13,6 +13,7 @@ from aura.clock import Clock
 from aura.codec import Limits, Slot, pack, plain, to_json, unpack
 from aura.engine.definition import check_signal_name
 from aura.engine.faults import run_error
+from aura.engine.lanes import settle_dependencies
 from aura.engine.saga_report import SagaReport, report
 from aura.errors import (
     ConfigError,
@@ -235,6 +236,7 @@ class Run(Generic[R]):
         Gives the state after the request: "running" until its code has stopped.
         """
         self._results.require_open()
+        await settle_dependencies()
         outcome: Any = await self._writer.submit(RequestCancel(self.id))
         if outcome is None:
             raise RunNotFound(f"there is no run {self.id}", hint="List runs: aura runs list")
@@ -244,6 +246,7 @@ class Run(Generic[R]):
         """Let a parked run go on from its journal, once what parked it is mended. Harmless when it
         is not parked. Gives the state after it. Raises RunNotFound."""
         self._results.require_open()
+        await settle_dependencies()
         if await self._store.requeue(self.id):
             await self._writer.submit(Announce("ready"))
         return await self.status()
@@ -284,6 +287,7 @@ class Run(Generic[R]):
         data = pack(_PAYLOAD.dump(payload), self._limits, f"the payload of signal {name}")
         until = self._results.moment(deadline)
         op = SendSignal(self.id, name, data, key or uuid.uuid4().hex, priority, until)
+        await settle_dependencies()
         return cast("Sent", await self._writer.submit(op))
 
     async def update(

@@ -85,6 +85,15 @@ scope: contextvars.ContextVar[Lane | StepScope | None] = contextvars.ContextVar(
     "aura_scope", default=None
 )
 
+
+async def settle_dependencies() -> None:
+    """Return when all that the calling run has recorded is durable; whatever leaves a run by
+    itself (a start, a signal) waits for this first. Outside a run it returns at once."""
+    current = scope.get()
+    if current is not None:
+        await current.execution.recorder.durable()
+
+
 Factory = Callable[..., Any]
 
 

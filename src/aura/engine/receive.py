@@ -121,7 +121,7 @@ class Update(Generic[T]):
                 f"update {self.name} was answered twice", hint="Answer or reject it once"
             )
         lane = _lane("an update's answer")
-        _answer(lane, f"answer:{self.name}", self._seq, make(lane.execution))
+        _answer(lane, f"answer:{self.name}", self._seq, **make(lane.execution))
         self._open = False
 
 
@@ -157,18 +157,21 @@ def receive_update(
             try:
                 return Update(name, slot.accept(unpack(taken.payload)), taken.seq)
             except CodecError as error:
-                refusal = {"error": to_json({"message": error.message})}
-                _answer(_lane("an update"), f"answer:{name}", taken.seq, refusal)
+                refusal = to_json({"message": error.message})
+                _answer(_lane("an update"), f"answer:{name}", taken.seq, error=refusal)
 
     return lane.execution.called("receive_update", wait)
 
 
-def _answer(lane: Lane, label: str, seq: int, said: dict[str, bytes]) -> None:
+def _answer(
+    lane: Lane, label: str, seq: int, *, output: bytes | None = None, error: bytes | None = None
+) -> None:
     """Journal an answer, and tell who waits for it once that is durable."""
     execution = lane.execution
     key = lane.key(label)
     if execution.recorded(key, "answer") is None:
-        execution.record_later(Call(key, "", b"%d" % seq), "answer", **said)
+        call = Call(key, "", b"%d" % seq)
+        execution.recorder.record(call, "answer", output=output, error=error)
         execution.tell(Announce(f"answer:{execution.id}"))
 
 
@@ -197,7 +200,7 @@ async def _receive(
             until = float(plain(wait.output))
         elif timeout is not None:
             until = execution.clock.now() + timeout
-            execution.record_later(Call(key, "", None), "wait", to_json(until))
+            execution.recorder.record(Call(key, "", None), "wait", output=to_json(until))
         taken = await _first(execution, key + "/got", names, until)
     if taken is None:
         what = " or ".join(names)
@@ -221,11 +224,11 @@ async def _first(
     """Wait for a signal, and journal it or that none came."""
     signal = await _next(execution, names, until)
     if signal is None:
-        await execution.record_answer(Call(key, "", None), "signal", None)
+        await execution.answer(Call(key, "", None), "signal", None)
         return None
     head = to_json({name: getattr(signal, name) for name in _HEAD})
     with _handed_back(execution, key, signal):
-        await execution.record_answer(Call(key, "", head), "signal", signal.payload)
+        await execution.answer(Call(key, "", head), "signal", signal.payload)
     return signal
 
 
@@ -240,7 +243,7 @@ def _handed_back(execution: Execution, key: str, signal: Signal | None) -> Itera
         yield
     except asyncio.CancelledError:
         if signal is not None and not execution.stopped:
-            execution.record_later(Call(key + BACK, "", None), "back", None)
+            execution.recorder.record(Call(key + BACK, "", None), "back")
             execution.mailbox.give_back(signal)
         raise
 

@@ -79,7 +79,7 @@ class Streams:
         for (key, name), items in buffers.items():
             call = Call(f"{key}#{self._written[key] + 1}", name, b"%d" % len(items))
             self._written[key] += len(items)
-            execution.record_later(call, "stream", self._packed(items))
+            execution.recorder.record(call, "stream", output=self._packed(items))
         execution.tell(Announce(f"stream:{execution.id}"))
 
     def _packed(self, items: list[bytes]) -> bytes:

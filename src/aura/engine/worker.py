@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import cast
@@ -28,6 +29,7 @@ from aura.engine.faults import dump_run_error, unreadable
 from aura.engine.handle import Results
 from aura.engine.lanes import install
 from aura.engine.mail import Mail
+from aura.engine.middleware import Middleware
 from aura.errors import DecryptionFailed, LeaseLost, StoreUnavailable
 from aura.store.base import (
     Claim,
@@ -75,6 +77,7 @@ class Worker:
         clock: Clock,
         limits: Limits,
         options: WorkerOptions,
+        around: Sequence[Middleware] = (),
     ) -> None:
         self.id = _new_id()
         self._store = store
@@ -84,7 +87,7 @@ class Worker:
         self._options = options
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="aura-step")
         self._services = Services(
-            writer, clock, limits, self._threads, results.origin, results.settled
+            writer, clock, limits, self._threads, results.origin, results.settled, around=around
         )
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -1,0 +1,34 @@
+"""What is wrapped around runs and the tries of steps: tracing, logging, limits, stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+
+class Invocation(NamedTuple):
+    """What is being called. `name` is the workflow's or the step's; `key` the journal key of a step
+    ("" for a run); `attempt` counts the tries of a step, or how often a run was taken up, from 1.
+    """
+
+    kind: Literal["run", "step"]
+    name: str
+    run_id: str
+    workflow: str
+    version: str
+    key: str
+    attempt: int
+
+
+Proceed = Callable[[], Awaitable[Any]]
+Middleware = Callable[[Invocation, Proceed], Awaitable[Any]]
+"""Gets what is called and a function that calls it; gives the result, or raises."""
+
+
+def wrapped(around: Sequence[Middleware], what: Invocation, innermost: Proceed) -> Awaitable[Any]:
+    """Call `innermost` inside all of these, the first one outermost."""
+    proceed = innermost
+    for one in reversed(around):
+        proceed = partial(one, what, proceed)
+    return proceed()
