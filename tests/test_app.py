@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import aura
-from aura import Aura, Config, step
+from aura import Aura, Config, errors, step
 from aura.app import DEFAULT_DATABASE, new_run_id, open_store
 from aura.clock import SystemClock
 from aura.errors import ConfigError, StoreError, StoreUnavailable
@@ -264,5 +264,5 @@ asyncio.run(main())
 
 
 def test_the_version_of_errors_is_one_tree() -> None:
-    assert issubclass(aura.StepTimeout, aura.StepFailed)
-    assert issubclass(aura.ResultTimeout, TimeoutError)
+    assert issubclass(errors.StepTimeout, aura.StepFailed)
+    assert issubclass(errors.ResultTimeout, TimeoutError)

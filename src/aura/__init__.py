@@ -2,25 +2,28 @@
 
 from aura.app import Aura, Config
 from aura.engine.definition import Workflow
-from aura.engine.durable import idempotency_key, now, random, set_state, sleep, stream, uuid
+from aura.engine.durable import (
+    idempotency_key,
+    now,
+    random,
+    set_state,
+    sleep,
+    sleep_until,
+    stream,
+    uuid,
+)
 from aura.engine.handle import Run
 from aura.engine.receive import receive, receive_update
 from aura.engine.retry import Retry
 from aura.engine.saga import saga
 from aura.engine.step import Step, step
+from aura.engine.timeouts import timeout
 from aura.errors import (
     AuraError,
-    NonDeterminism,
     NonRetryable,
-    ResultTimeout,
-    RunCancelled,
-    RunConflict,
     RunFailed,
-    RunParked,
     SignalTimeout,
     StepFailed,
-    StepTimeout,
-    UpdateRejected,
 )
 
 __all__ = [
@@ -32,6 +35,8 @@ __all__ = [
     "Step",
     "Retry",
     "sleep",
+    "sleep_until",
+    "timeout",
     "now",
     "random",
     "uuid",
@@ -42,15 +47,8 @@ __all__ = [
     "stream",
     "saga",
     "AuraError",
-    "NonDeterminism",
     "NonRetryable",
-    "ResultTimeout",
-    "RunCancelled",
-    "RunConflict",
     "RunFailed",
-    "RunParked",
     "SignalTimeout",
     "StepFailed",
-    "StepTimeout",
-    "UpdateRejected",
 ]

@@ -15,6 +15,8 @@ AuraError
 │   └── PayloadTooLarge    a value over the size limit
 ├── StoreError             the database
 │   ├── StoreUnavailable   cannot be reached, is full, locked or read-only (try again)
+│   │   └── TransactionInDoubt  ... and nobody can tell whether a commit took place
+│   ├── TransactionConflict  the database asks to try a transaction again; nothing of it is kept
 │   ├── SchemaTooNew       written by a newer Aura
 │   ├── SchemaMismatch     a migration differs from the one that was applied
 │   └── EpochConflict      someone else changed the document first
@@ -24,16 +26,23 @@ AuraError
 ├── RunError               a run that ended without a result
 │   ├── RunFailed          the workflow raised
 │   ├── RunCancelled       it was cancelled
-│   └── RunParked          it waits for a person
+│   ├── RunParked          it waits for a person
+│   └── RunMoved           it goes on in another database
 ├── ResultTimeout          the result is not there yet
 ├── StepFailed             a step gave up (what workflow code catches)
 │   └── StepTimeout        ... because its time was over
+├── TransactionError       a transaction that is used as it cannot be
+│   └── OtherDatabase      ... because its tables are in another database than Aura's
+├── DeadlineExceeded       the run was not done at its deadline (its result is RunFailed)
 ├── SignalTimeout          no signal came in time (what workflow code catches)
 ├── UpdateRejected         the workflow refused an update
 ├── SagaError              a saga that takes no more steps, or cannot go on
 │   └── CompensationFailed a finished step could not be compensated
 ├── NonRetryable           raise it in a step: do not try again
 ├── NonDeterminism         replay took another path than the journal
+├── BundleError            runs that cannot be exported or imported like that
+│   ├── BundleDamaged      a bundle that breaks off, or was changed
+│   └── RunsBusy           steps are under way, so their runs were not taken
 ├── GatewayError           a request that the gateway cannot serve
 │   ├── RequestRefused     the client must change it
 │   └── TargetFailed       a target gave no usable answer
@@ -121,6 +130,14 @@ class StoreUnavailable(StoreError):
     """The database cannot be reached or written at the moment."""
 
 
+class TransactionInDoubt(StoreUnavailable):
+    """The connection broke while a transaction was committed, and whether it was is not known."""
+
+
+class TransactionConflict(StoreError):
+    """The database asks to try a transaction again; nothing of it is kept."""
+
+
 class SchemaTooNew(StoreError):
     """The database was migrated by a newer Aura than this one."""
 
@@ -170,6 +187,10 @@ class RunParked(RunError):
     """The run cannot go on by itself; its journal and input are kept."""
 
 
+class RunMoved(RunError):
+    """The run was moved: it goes on in another database, and takes nothing here."""
+
+
 class ResultTimeout(AuraError, TimeoutError):
     """The run has no result yet; it goes on."""
 
@@ -197,6 +218,19 @@ class StepTimeout(StepFailed):
     """A step did not finish in its time."""
 
 
+class TransactionError(AuraError):
+    """A transaction that is used as it cannot be; nothing of it is kept, nor is it tried again."""
+
+
+class OtherDatabase(TransactionError):
+    """A transactional step wants another database than the one that has its run's journal."""
+
+
+class DeadlineExceeded(AuraError, TimeoutError):
+    """The run was not done at its deadline. Its code is cancelled where it waits, and the run fails
+    with this, so that callers get RunFailed."""
+
+
 class SignalTimeout(AuraError, TimeoutError):
     """No signal came in time. The same error is raised live and on replay."""
 
@@ -220,6 +254,18 @@ class NonRetryable(AuraError):
 
 class NonDeterminism(AuraError):
     """Replay took another path than the journal; the run is parked with both sides."""
+
+
+class BundleError(AuraError):
+    """Runs that cannot be exported or imported like that; the message says what is in the way."""
+
+
+class BundleDamaged(BundleError):
+    """A bundle that breaks off, was changed, or is none. Nothing of it was imported."""
+
+
+class RunsBusy(BundleError):
+    """Steps with an effect are under way: their runs were not taken, so that no step runs twice."""
 
 
 class GatewayError(AuraError):

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 import aura
-from aura import Retry, RunCancelled, RunFailed, step
-from aura.errors import LeaseLost, RunNotFound
+from aura import Retry, RunFailed, step
+from aura.errors import LeaseLost, RunCancelled, RunNotFound
 from aura.store.base import Append, Entry, RequestCancel
 from tests.engine.kit import Ledger, World, declare, until
 

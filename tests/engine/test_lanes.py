@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import aura
-from aura import RunFailed, RunParked, StepFailed, step
-from aura.errors import NonDeterminism
+from aura import RunFailed, StepFailed, step
+from aura.errors import NonDeterminism, RunParked
 from tests.engine.kit import Ledger, World, declare, replayed, until
 
 ORDERS = list(itertools.permutations("abc"))

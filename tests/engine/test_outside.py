@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 
 import aura
-from aura import ResultTimeout, UpdateRejected, step
-from aura.errors import CodecError, ConfigError, RegistrationError, RunEnded, RunNotFound
+from aura import step
+from aura.errors import (
+    CodecError,
+    ConfigError,
+    RegistrationError,
+    ResultTimeout,
+    RunEnded,
+    RunNotFound,
+    UpdateRejected,
+)
 from tests.engine.kit import World, declare, replayed, resumed, until
 
 

@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 
 import aura
-from aura import NonRetryable, Retry, RunCancelled, RunFailed, RunParked, saga, step
+from aura import NonRetryable, Retry, RunFailed, saga, step
 from aura.engine.saga_report import count
-from aura.errors import CompensationFailed, RegistrationError, SagaError, StepFailed
+from aura.errors import (
+    CompensationFailed,
+    RegistrationError,
+    RunCancelled,
+    RunParked,
+    SagaError,
+    StepFailed,
+)
 from tests.engine.kit import World, declare, resumed, until
 from tests.engine.saga_kit import breaking, broken, fail, keys, make, ran, unmake, unmake_nothing
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 import aura
-from aura import RunCancelled, RunFailed, RunParked, saga, step
+from aura import RunFailed, saga, step
+from aura.errors import RunCancelled, RunParked
 from aura.store.base import Entry
 from tests.engine.kit import World, declare, resumed, until
 from tests.engine.saga_kit import breaking, broken, fail, keys, make, ran, unmake, unmake_nothing

@@ -18,6 +18,7 @@ from aura.errors import (
     ConfigError,
     InvalidInput,
     RegistrationError,
+    RunCancelled,
     RunEnded,
     RunFailed,
     RunNotFound,
@@ -398,7 +399,7 @@ async def test_cancelling_ends_a_wait(world: World) -> None:
 
     await until(waits)
     await run.cancel()
-    with pytest.raises(aura.RunCancelled):
+    with pytest.raises(RunCancelled):
         await run.result(timeout=5)
 
 

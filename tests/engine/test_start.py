@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 import aura
-from aura import Aura, ResultTimeout, RunConflict, Workflow, step
+from aura import Aura, Workflow, step
 from aura.errors import (
     CodecError,
     ConfigError,
@@ -22,6 +22,8 @@ from aura.errors import (
     InvalidInput,
     PayloadTooLarge,
     RegistrationError,
+    ResultTimeout,
+    RunConflict,
     UnknownWorkflow,
 )
 from aura.store.base import RunFilter

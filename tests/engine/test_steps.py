@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import aura
-from aura import NonRetryable, Retry, RunFailed, StepFailed, StepTimeout, step
+from aura import NonRetryable, Retry, RunFailed, StepFailed, step
 from aura.codec import plain
-from aura.errors import ConfigError, RegistrationError
+from aura.errors import ConfigError, RegistrationError, StepTimeout
 from tests.engine.kit import Ledger, World, declare, until
 
 

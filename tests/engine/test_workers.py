@@ -12,7 +12,7 @@ import pytest
 
 import aura
 from aura import step
-from aura.errors import StoreError
+from aura.errors import RunParked, StoreError
 from aura.store.base import (
     Claim,
     ClaimResult,
@@ -332,7 +332,7 @@ async def test_an_engine_error_parks_the_run_with_its_traceback(
     monkeypatch.setattr("aura.engine.execution.Execution._end_tasks", _broken)
     with caplog.at_level(logging.CRITICAL):
         run = await app.start(declare(flow))
-        with pytest.raises(aura.RunParked, match="ZeroDivisionError: a bug"):
+        with pytest.raises(RunParked, match="ZeroDivisionError: a bug"):
             await run.result(timeout=5)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random as _random
 import uuid as _uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,15 +32,31 @@ def sleep(duration: float | timedelta) -> Coroutine[Any, Any, None]:
     lane = scope.get()
     if type(lane) is not Lane:
         return _clock.sleep(seconds)
-    return lane.execution.called("sleep", lambda call: _sleep(call, seconds))
+    clock = lane.execution.clock
+    return lane.execution.called("sleep", lambda call: _sleep(call, lambda: clock.now() + seconds))
 
 
-async def _sleep(call: int, seconds: float) -> None:
+def sleep_until(moment: datetime) -> Coroutine[Any, Any, None]:
+    """Wait until a time, which must know its time zone; one that has passed is no wait. In a run it
+    is the database's time that counts, and the first moment that was asked for is kept. Raises
+    InvalidInput."""
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidInput(
+            f"aura.sleep_until({moment!r}) is not a time that knows its zone",
+            hint="Give a datetime with tzinfo, as in aura.now() + timedelta(hours=1)",
+        )
+    at = moment.timestamp()
+    lane = scope.get()
+    if type(lane) is not Lane:
+        return _clock.sleep(at - _clock.now())
+    return lane.execution.called("sleep_until", lambda call: _sleep(call, lambda: at))
+
+
+async def _sleep(call: int, when: Callable[[], float]) -> None:
     lane = scope.get()
     assert type(lane) is Lane  # noqa: S101  (set for every task of a run)
-    execution = lane.execution
-    execution.began(call)
-    await execution.sleep_until(lane, "sleep", lambda: execution.clock.now() + seconds)
+    lane.execution.began(call)
+    await lane.execution.sleep_until(lane, "sleep", when)
 
 
 def now() -> datetime:

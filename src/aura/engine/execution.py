@@ -47,6 +47,7 @@ from aura.store.base import Announce, Claimed, Entry, Outcome, RunState, Settle,
 
 if TYPE_CHECKING:
     from aura.engine.step import Step
+    from aura.engine.timeouts import Alarm
 
 R = TypeVar("R")
 
@@ -79,7 +80,8 @@ class Execution:
         self._deepest = 0
         self._cancel_due = claimed.run.cancel_requested
         self._cancelled = False
-        self._held = 0  # scopes whose end a cancel request waits for
+        self.held = 0  # scopes whose end a cancel request waits for
+        self.alarms: set[Alarm] = set()
         self._settling = False
         self.activity = 0
         self.steps_in_flight = 0
@@ -177,9 +179,11 @@ class Execution:
 
     def hold_cancel(self, by: int) -> None:
         """Let a cancel request wait (1) until everybody has let it go again (-1)."""
-        self._held += by
-        if self._cancel_due and not self._held:
+        self.held += by
+        if self._cancel_due and not self.held:
             self.cancel()
+        for alarm in tuple(self.alarms):
+            alarm.freed(self.held)
 
     def deliver(self, signals: Iterable[Signal]) -> None:
         """Signals that were sent to the run, in order of seq; those that are known do no harm."""
@@ -218,7 +222,7 @@ class Execution:
         """A durable call is awaited. Raises what has stopped the run."""
         del self._called[call]
         self.activity += 1
-        if self._tasks:
+        if self._tasks or self.alarms:
             self._turns.stir(self._rest)
         self.raise_if_stopped()
 
@@ -298,6 +302,18 @@ class Execution:
             await self._turns.caught_up()
         if self._cancel_due:
             await self._cancel_here(lane)
+        for alarm in tuple(self.alarms):
+            if alarm.overdue:
+                await asyncio.wait([alarm.rung])  # nothing new begins after its time
+
+    async def caught_up(self) -> None:
+        """Return when the journal's answers have been given."""
+        if self._turns.replaying:
+            await self._turns.caught_up()
+
+    def drop_turn(self, answer: Entry) -> None:
+        """Nobody asks for that recorded answer any more."""
+        self._turns.drop(answer.seq)
 
     def last_attempt(self, key: str) -> Entry | None:
         """The last failed attempt of that call, if the journal ends with one."""
@@ -307,7 +323,7 @@ class Execution:
         """Journal an answer, and return when it is its turn to be given. It need not be durable
         yet: what becomes visible outside waits for that."""
         seq = self.recorder.record(call, kind, output=output, **more)
-        if self._tasks:
+        if self._tasks or self.alarms:
             self._turns.expect(seq)
             await self._turns.take(seq, self._rest)
 
@@ -421,7 +437,7 @@ class Execution:
     def _rest(self) -> int:
         """For how many rounds of the event loop the consequences of an answer or a call may go on:
         each branch that ends wakes the one that waits for it two rounds later."""
-        return 2 * self._deepest + _REST if self._tasks else 0
+        return 2 * self._deepest + _REST if self._tasks or self.alarms else 0
 
     async def _cancel_here(self, lane: Lane) -> None:
         """Deliver a cancel request that came while the run was not in memory."""
@@ -445,7 +461,7 @@ class Execution:
             self._watch_for_cancel()
 
     def _deliver_cancel(self) -> None:
-        if self._held:
+        if self.held:
             return
         self._cancel_due = False
         self._cancelled = True

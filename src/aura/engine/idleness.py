@@ -54,6 +54,7 @@ class Idleness:
         if not self._waits or execution.ended or execution.stopped:
             return
         soon, wake_at = self._soon(), min(self._waits.values())
+        wake_at = min((wake_at, *(one.at for one in execution.alarms if not one.due)))
         if execution.activity == activity and wake_at > soon and not execution.steps_in_flight:
             execution.suspend(wake_at)
         elif max(self._waits.values()) > soon:

@@ -23,7 +23,7 @@ from aura.store.base import Entry
 BACK = "/back"  # ends the key under which a signal that came to a cancelled branch is handed back
 _STALL = 0.05  # seconds without progress after which a turn that nobody takes is passed over ...
 _STALL_ROUNDS = 100  # ... if the event loop came round so often since
-_ANSWERS = ("step", "woke", "signal")  # kinds of entries that wake a branch
+_ANSWERS = ("step", "woke", "signal", "over")  # kinds of entries that wake a branch
 
 
 class Replay:
