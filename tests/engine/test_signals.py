@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -464,8 +465,9 @@ async def test_a_signal_that_came_to_a_branch_as_it_was_cancelled_is_handed_back
     assert [entry.kind for entry in journal] == ["signal", "signal", "back", "step", "signal"]
     for cut in range(len(journal)):
         again = await resumed(app, workflow, journal[:cut])
-        await again.signal("a", "a")
-        await again.signal("b", "b")
+        with contextlib.suppress(RunEnded):  # it has both in its journal
+            await again.signal("a", "a")
+            await again.signal("b", "b")
         assert await again.result(timeout=5) == ["a", "2", "b"], f"cut at {cut}"
     assert await replayed(app, workflow, journal) == ["a", "2", "b"]
 

@@ -245,7 +245,7 @@ async def test_a_commit_that_is_cut_off_can_be_repeated(
     async def kill() -> int:
         kills = 0
         while not done.is_set():
-            kills += await terminate(postgres_url, "query ILIKE '%aura.append%'")
+            kills += await terminate(postgres_url, "query ~ 'aura[.](append|journal)'")
             await asyncio.sleep(0.02)
         return kills
 

@@ -8,6 +8,7 @@ entry is durable, all are.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING
 
 from aura.engine.calls import Call, Services
@@ -22,13 +23,13 @@ class Recorder:
 
     def __init__(self, execution: Execution, services: Services, seq: int) -> None:
         self._execution = execution
-        self._submit = services.writer.submit
+        self._post = services.writer.post
         self._now = services.clock.now
         self._run_id = execution.id
         self._epoch = execution.record.epoch
         self._seq = seq
-        self._last: asyncio.Future[Outcome] | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._durable = seq
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def record(
         self,
@@ -50,25 +51,23 @@ class Recorder:
             self._run_id, self._seq, call.key, kind, call.fingerprint, call.input, output, error,
             attempt, now if started is None else started, now,
         )  # fmt: skip
-        self._last = self._submit(Append(self._epoch, entry))
-        self._last.add_done_callback(self._landed)
+        self._post(Append(self._epoch, entry), self._landed)
         return self._seq
 
     async def durable(self) -> None:
         """Return when all that was recorded is durable. Raises what has stopped the run."""
-        if self._last is not None:
+        if self._durable < self._seq:
             landed = asyncio.get_running_loop().create_future()
-            self._waiting.append(landed)
+            self._waiting.append((self._seq, landed))
             await landed
         self._execution.raise_if_stopped()
 
-    def _landed(self, future: asyncio.Future[Outcome]) -> None:
-        if not future.cancelled() and (error := future.exception()) is not None:
-            self._execution.lose(error)
-        if self._last is not future:
-            return
-        self._last = None
-        waiting, self._waiting = self._waiting, []
-        for landed in waiting:
+    def _landed(self, outcome: Outcome | BaseException) -> None:
+        """The next entry is durable, or refused, which ends the run here."""
+        self._durable += 1
+        if isinstance(outcome, BaseException):
+            self._execution.lose(outcome)
+        while self._waiting and self._waiting[0][0] <= self._durable:
+            landed = self._waiting.popleft()[1]
             if not landed.done():
                 landed.set_result(None)

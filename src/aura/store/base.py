@@ -345,6 +345,7 @@ class StoreInfo:
 
 
 Listener = Callable[[str], None]
+Done = Callable[[Outcome | BaseException], None]
 
 
 class Store(Protocol):
@@ -422,6 +423,10 @@ class Writer(Protocol):
 
     def submit(self, op: Op) -> asyncio.Future[Outcome]:
         """The outcome, once it is durable; raises what the store refused it with."""
+        ...
+
+    def post(self, op: Op, done: Done) -> None:
+        """The same, with the outcome given to a function, at once when it is known."""
         ...
 
 

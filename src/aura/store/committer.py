@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from aura.clock import Clock
 from aura.errors import StoreUnavailable
 from aura.store.base import (
     Append,
     AppendFeed,
+    Done,
     Op,
     Outcome,
     PutDocument,
@@ -35,8 +36,8 @@ _ONCE = (AppendFeed, PutDocument)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
 
 
-_Waiter = tuple[Op, "asyncio.Future[Outcome]"]
-_Batch = list[tuple[Op, "asyncio.Future[Outcome]"]]
+_Waiter = tuple[Op, Done]
+_Batch = list[_Waiter]
 
 
 @dataclass(slots=True)
@@ -77,7 +78,8 @@ class Committer:
     async def close(self) -> None:
         """Write what is waiting, then stop."""
         self._closing = True
-        self._rouse()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
         if self._pump is not None:
             await self._pump
             self._pump = None
@@ -87,23 +89,28 @@ class Committer:
     def submit(self, op: Op) -> asyncio.Future[Outcome]:
         """The outcome, once it is durable; raises what the store refused it with."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
-        if type(op) is SendSignal:
-            self._route(op, future)
-        else:
-            self._waiting.push((op, future))
-        self._rouse()
+        self.post(op, partial(_resolve, future))
         return future
 
-    def _route(self, op: SendSignal, future: asyncio.Future[Outcome]) -> None:
+    def post(self, op: Op, done: Done) -> None:
+        """The same, with the outcome given to a function, at once when it is known."""
+        if type(op) is SendSignal:
+            self._route(op, done)
+        else:
+            self._waiting.push((op, done))
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _route(self, op: SendSignal, done: Done) -> None:
         now = self._clock.now()
         if op.deadline is not None:
             ahead = 0 if op.priority == "critical" else len(self._waiting)
             if now + self._times.estimate(ahead + 1) > op.deadline:
                 op = replace(op, late=True)
         if op.priority != "critical":
-            self._waiting.push_signal((op, future), op.priority, op.deadline, now)
+            self._waiting.push_signal((op, done), op.priority, op.deadline, now)
             return
-        self._critical.append((op, future))
+        self._critical.append((op, done))
         if self._courier is None or self._courier.done():
             self._courier = self._loop.create_task(self._deliver(), name="aura-critical")
 
@@ -112,10 +119,6 @@ class Committer:
         while self._critical:
             batch, self._critical = self._critical, []
             await self._write(batch)
-
-    def _rouse(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
 
     async def _run(self) -> None:
         in_step = True  # all runs wait for one commit, and then the database waits for them
@@ -162,7 +165,8 @@ class Committer:
                 self._times.observe(len(batch), self._clock.monotonic() - began)
                 self.counts.commits += 1
                 self.counts.ops += len(batch)
-                _answer(batch, outcomes)
+                for (_, done), outcome in zip(batch, outcomes, strict=True):
+                    done(outcome)
                 return
 
     async def _give_up(self, batch: _Batch, error: Exception) -> None:
@@ -182,22 +186,21 @@ def _run_of(op: Op) -> str | None:
     return op.run_id if isinstance(op, Settle) else None
 
 
-def _answer(batch: _Batch, outcomes: Sequence[Outcome]) -> None:
-    for (_, future), outcome in zip(batch, outcomes, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+def _resolve(future: asyncio.Future[Outcome], outcome: Outcome | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _refuse(batch: _Batch, error: Exception, kinds: tuple[type, ...]) -> _Batch:
     """Give the error to the operations of these kinds (none given: to all); the others are left."""
     left = []
-    for op, future in batch:
+    for op, done in batch:
         if kinds and type(op) not in kinds:
-            left.append((op, future))
-        elif not future.done():
-            future.set_exception(error)
+            left.append((op, done))
+        else:
+            done(error)
     return left

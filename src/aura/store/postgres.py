@@ -12,8 +12,7 @@ connection breaks while committing, the next claim finds out which runs are real
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -54,7 +53,7 @@ from aura.store.base import (
     run_ended,
     topics,
 )
-from aura.store.postgres_link import Connection, Ear, Link, Pool, masked
+from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
 from aura.store.queries import migrations, outstanding, queries
 
 T = TypeVar("T")
@@ -109,6 +108,8 @@ class PostgresStore:
     async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
         if not ops:
             return []
+        if len(ops) == 1 and type(ops[0]) is Append:
+            return await self._append_one(ops[0])
         kinds = _by_kind(ops)
         async with self._taken(self._writes) as connection:
             if len(kinds[Append]) == len(ops):
@@ -119,6 +120,14 @@ class PostgresStore:
         for topic in here:
             self._hear(topic)
         return outcomes
+
+    async def _append_one(self, op: Append) -> _Outcomes:
+        """The one commit that a lone run waits for between two of its steps: a statement and not a
+        function, which is a tenth faster."""
+        async with self._taken(self._writes) as connection:
+            if await connection.execute(_SQL["append_one"], *op.entry, op.epoch) == "INSERT 0 1":
+                return [None]
+            return await _append(connection, [op])
 
     async def _apply(self, connection: Connection, ops: Sequence[Op], kinds: _Kinds) -> _Outcomes:
         row = await connection.fetchrow(_SQL["commit"], self._sender, _SCHEMA, *_rows(kinds))
@@ -243,12 +252,10 @@ class PostgresStore:
             for topic in said:
                 self._hear(unquote(topic))
 
-    @asynccontextmanager
-    async def _taken(self, pool: Pool | None) -> AsyncIterator[Connection]:
+    def _taken(self, pool: Pool | None) -> Loan:
         if pool is None:
             raise StoreUnavailable("the store is not open", hint="Await its open() first")
-        async with pool.take() as connection:
-            yield connection
+        return pool.take()
 
 
 async def _migrate(connection: Connection) -> None:

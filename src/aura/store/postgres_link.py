@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -159,29 +159,34 @@ def refuse_old_server(major: int) -> None:
 
 
 class Link:
-    """Opens connections to one database, each set up for Aura's statements."""
+    """Opens connections to one database, each set up for Aura's statements.
 
-    def __init__(self, url: str) -> None:
+    Those of a `guest` are for a user's: with the server's settings and without a time limit.
+    """
+
+    def __init__(self, url: str, *, guest: bool = False) -> None:
         if urlsplit(url).scheme not in ("postgresql", "postgres"):
             raise ConfigError(
                 f"{masked(url)!r} is not the URL of a PostgreSQL database",
                 hint="Write it as postgresql://user:password@host:5432/database",
             )
         self.url = url
+        self._command_timeout = None if guest else _COMMAND_TIMEOUT
+        self._session = "guest_session" if guest else "session"
 
     async def connect(self) -> Connection:
         try:
             connection = await asyncpg.connect(
                 self.url,
                 timeout=_CONNECT_TIMEOUT,
-                command_timeout=_COMMAND_TIMEOUT,
+                command_timeout=self._command_timeout,
                 max_cached_statement_lifetime=0,
             )
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
             raise self.unavailable(error) from error
         try:
             refuse_old_server(connection.get_server_version().major)
-            await connection.execute(_SQL["session"])
+            await connection.execute(_SQL[self._session])
         except BaseException:
             connection.terminate()
             raise
@@ -197,27 +202,17 @@ class Link:
             hint="Check AURA_DATABASE_URL and the server's log",
         )
 
-    @asynccontextmanager
-    async def speaking(self, connection: Connection) -> AsyncIterator[Connection]:
-        """Errors inside become StoreUnavailable where the database's condition is the reason.
+    def judge(self, connection: Connection, error: BaseException) -> None:
+        """Raise StoreUnavailable where the database's condition is the reason for the error.
 
         A connection whose statement did not end properly is not used again.
         """
-        try:
-            yield connection
-        except asyncpg.PostgresError as error:
-            known = explain(error, self.url, lost=connection.is_closed())
-            if isinstance(error, asyncpg.InvalidCachedStatementError):
-                connection.terminate()
-            if known is None:
-                raise
-            raise known from error
-        except BaseException as error:
-            lost = connection.is_closed()
+        lost = connection.is_closed()
+        refused = isinstance(error, asyncpg.PostgresError)
+        if not refused or isinstance(error, asyncpg.InvalidCachedStatementError):
             connection.terminate()
-            known = explain(error, self.url, lost=lost)
-            if known is None:
-                raise
+        known = explain(error, self.url, lost=lost)
+        if known is not None:
             raise known from error
 
 
@@ -230,18 +225,25 @@ class Pool:
         self._room = asyncio.Semaphore(size)
         self._open = True
 
-    @asynccontextmanager
-    async def take(self) -> AsyncIterator[Connection]:
-        async with self._room:
-            connection = await self._connection()
-            try:
-                async with self._link.speaking(connection):
-                    yield connection
-            finally:
-                if self._open and not connection.is_closed():
-                    self._free.append(connection)
-                else:
-                    connection.terminate()
+    def take(self) -> Loan:
+        """A connection for the length of an `async with`. Raises StoreUnavailable, also for what
+        goes wrong inside and is the database's condition."""
+        return Loan(self, self._link)
+
+    async def lend(self) -> Connection:
+        await self._room.acquire()
+        try:
+            return await self._connection()
+        except BaseException:
+            self._room.release()
+            raise
+
+    def take_back(self, connection: Connection) -> None:
+        if self._open and not connection.is_closed():
+            self._free.append(connection)
+        else:
+            connection.terminate()
+        self._room.release()
 
     async def _connection(self) -> Connection:
         if not self._open:
@@ -256,6 +258,29 @@ class Pool:
         self._open = False
         while self._free:
             await hang_up(self._free.pop())
+
+
+class Loan:
+    """A connection out of a pool. Not a generator: it is taken once per commit."""
+
+    __slots__ = ("_connection", "_link", "_pool")
+
+    def __init__(self, pool: Pool, link: Link) -> None:
+        self._pool = pool
+        self._link = link
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.lend()
+        return self._connection
+
+    async def __aexit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                self._link.judge(self._connection, error)
+        finally:
+            self._pool.take_back(self._connection)
 
 
 async def hang_up(connection: Connection) -> None:
@@ -298,8 +323,11 @@ class Ear:
 
     async def _connect(self) -> Connection:
         self._connection = connection = await self._link.connect()
-        async with self._link.speaking(connection):
+        try:
             await connection.add_listener("aura", self._received)
+        except BaseException as error:
+            self._link.judge(connection, error)
+            raise
         return connection
 
     def _received(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

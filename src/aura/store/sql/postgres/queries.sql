@@ -51,6 +51,14 @@ WHERE lease_until < extract(epoch FROM clock_timestamp()) - 86400
 -- :name: commit
 SELECT * FROM aura.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
+-- :name: append_one
+INSERT INTO aura.journal (run_id, seq, key, kind, fingerprint, input, output, error, attempt,
+                          started_at, recorded_at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+FROM (SELECT FROM aura.runs AS r WHERE r.id = $1 AND r.epoch = $12 AND r.state = 'running'
+      FOR KEY SHARE) AS held
+ON CONFLICT (run_id, seq) DO NOTHING
+
 -- :name: append
 SELECT aura.append_or_tell($1)
 
