@@ -295,7 +295,8 @@ async def test_a_start_that_was_repeated_is_not_executed_again(
     answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     answer.set_result(Started(False, stale._replace(epoch=2)))
     worker._reserved += 1
-    worker._started(worker.id, answer)  # claimed again meanwhile: it has a journal
+    worker._starting["r"] += 1
+    worker._started(worker.id, "r", answer)  # claimed again meanwhile: it has a journal
     await asyncio.sleep(0.05)
     assert ledger.ran == ["flow"]
 

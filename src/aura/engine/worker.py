@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -92,6 +93,8 @@ class Worker:
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reserved = 0
+        self._starting: Counter[str] = Counter()  # starts in this worker's name, under way
+        self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
         self._ready = asyncio.Event()
         self._stopping = False
@@ -143,12 +146,20 @@ class Worker:
         if away or full or (op.workflow, op.version) not in self._registry:
             return self._writer.submit(op)
         self._reserved += 1
+        self._starting[op.id] += 1
         future = self._writer.submit(replace(op, owner=self.id))
-        future.add_done_callback(functools.partial(self._started, self.id))
+        future.add_done_callback(functools.partial(self._started, self.id, op.id))
         return future
 
-    def _started(self, owner: str, future: asyncio.Future[Outcome]) -> None:
+    def _started(self, owner: str, run_id: str, future: asyncio.Future[Outcome]) -> None:
         self._reserved -= 1
+        self._begin_started(owner, future)
+        self._starting[run_id] -= 1
+        if not self._starting[run_id]:
+            del self._starting[run_id]
+        self._forget_begun()
+
+    def _begin_started(self, owner: str, future: asyncio.Future[Outcome]) -> None:
         if future.cancelled():
             return
         error = future.exception()
@@ -166,8 +177,13 @@ class Worker:
         return execution is not None and not execution.ended
 
     def begin(self, claimed: Claimed) -> None:
-        """Execute a run that is owned by this worker."""
+        """Execute a run that is owned by this worker, unless that was done already: a claim and a
+        start that found the same run may both give it."""
         run = claimed.run
+        if (run.id, run.epoch) in self._begun:
+            return
+        if self._claiming or run.id in self._starting:
+            self._begun.add((run.id, run.epoch))
         workflow = self._registry.get(run.workflow, run.version)
         execution = Execution(self._services, workflow, claimed)
         task = asyncio.get_running_loop().create_task(execution.run(), name=f"aura-run-{run.id}")
@@ -177,6 +193,10 @@ class Worker:
         task.add_done_callback(lambda done: self._ended(execution, done))
         if run.recoveries and claimed.journal:
             log.info("run %s recovered with %d entries", run.id, len(claimed.journal))
+
+    def _forget_begun(self) -> None:
+        if not self._claiming and self._begun:
+            self._begun = {one for one in self._begun if one[0] in self._starting}
 
     def _ended(self, execution: Execution, task: asyncio.Task[None]) -> None:
         run = execution.record
@@ -248,6 +268,7 @@ class Worker:
                 self._take_up(claimed)
         finally:
             self._claiming = False
+            self._forget_begun()
             if not self._reserved:
                 self._mail.all_arrived()
         for run_id in found.cancels:

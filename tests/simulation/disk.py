@@ -1,0 +1,255 @@
+"""The store of a simulated world: the real SqliteStore on one database in memory, whose transactions
+take seeded time and meet seeded faults. Every process has its own link to that database."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+from aura.errors import StoreUnavailable
+from aura.store.base import Claim, ClaimResult, Op, Outcome
+from aura.store.sqlite import SqliteStore, _explain
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Process, World
+
+Fault = Literal[
+    "busy", "full", "conflict", "cut", "ack-lost", "dies-before-commit", "dies-after-commit"
+]  # fmt: skip
+_EPOCH = 1_800_000_000.0  # when simulated time begins, in epoch seconds
+
+
+class Died(BaseException):
+    """The process is dead; this only unwinds what it was doing."""
+
+
+class WallClock:
+    """A clock that may be wrong, and be put right, by some seconds."""
+
+    def __init__(self, world: World) -> None:
+        self._universe = world.universe
+        self.offset = 0.0
+
+    def now(self) -> float:
+        return _EPOCH + self._universe.now + self.offset
+
+    def monotonic(self) -> float:
+        return self._universe.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, seconds))
+
+
+@dataclass
+class Weather:
+    """What goes wrong in the database, while it does. Probabilities are per transaction."""
+
+    random: Random
+    chances: dict[Fault, float] = field(default_factory=dict)
+    latency: float = 0.001  # seconds, on average, each way
+    slow: float = 0.0  # the probability that it takes fifty times as long
+    in_order: bool = True  # one transaction of a process after the other
+    at_once: bool = False  # small commits without leaving the event loop
+    deaf: float = 0.0  # the probability that a message between processes is lost
+    calm: bool = False
+
+    def draw(self) -> Fault | None:
+        if self.calm:
+            return None
+        for fault, chance in self.chances.items():
+            if chance and self.random.random() < chance:
+                return fault
+        return None
+
+    def delay(self) -> float:
+        mean = self.latency
+        if self.slow and not self.calm and self.random.random() < self.slow:
+            mean *= 50
+        return self.random.expovariate(1.0) * mean
+
+
+class _Faulty:
+    """A connection whose next COMMIT does not come about."""
+
+    def __init__(self, db: sqlite3.Connection, instead: Callable[[], None]) -> None:
+        self._db = db
+        self._instead = instead
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql == "COMMIT":
+            self._instead()
+        return self._db.execute(sql, *values)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._db.in_transaction
+
+
+class Link:
+    """Stands for the store's connection thread."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world = world
+        self._process = process
+        self._under_way = 0
+        self._free_at = 0.0
+
+    def try_now(self, work: Callable[[Any], Any]) -> Any:
+        self._process.check_alive()
+        if self._under_way or not self._world.weather.at_once:
+            return None
+        return self._perform(work)
+
+    async def call(self, work: Callable[[Any], Any]) -> Any:
+        self._process.check_alive()
+        world, weather = self._world, self._world.weather
+        loop = self._process.loop
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._under_way += 1
+        began = max(world.universe.now, self._free_at) + weather.delay()
+        if weather.in_order:
+            self._free_at = began
+
+        def reach_the_database() -> None:
+            if loop.dead and not weather.random.random() < 0.5:
+                return  # what a dead process had sent may arrive or not
+            result, error = None, None
+            try:
+                result = self._perform(work)
+            except Died:
+                return
+            except Exception as caught:  # noqa: BLE001  (handed to the caller)
+                error = caught
+            ended = max(world.universe.now, self._free_at) + weather.delay()
+            if weather.in_order:
+                self._free_at = ended
+            world.universe.at(ended, lambda: loop.dead or arrive(result, error))
+
+        def arrive(result: Any, error: Exception | None) -> None:
+            loop.call_soon(self._settle, answer, result, error)
+
+        world.universe.at(began, reach_the_database)
+        return await answer
+
+    async def stop(self) -> None:
+        self._process.check_alive()
+
+    def _settle(self, answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+        self._under_way -= 1
+        if answer.done():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(result)
+
+    def _perform(self, work: Callable[[Any], Any]) -> Any:
+        """The transaction, with what goes wrong in it."""
+        fault = self._process.doom() or self._world.weather.draw()
+        if self._world.away(self._process):
+            fault = "cut"
+        if fault is None or not (self._process.worker or self._process.ready.done()):
+            return work(self._world.db)
+        self._world.log(f"{self._process.name} meets {fault}")
+        if fault == "cut":
+            raise StoreUnavailable("the connection was lost")
+        if fault in ("ack-lost", "dies-after-commit"):
+            result = work(self._world.db)
+            if fault == "ack-lost" and not isinstance(result, ClaimResult):  # stores look again
+                raise StoreUnavailable("the connection was lost while it committed")
+            if fault == "dies-after-commit":
+                self._process.die()
+            return result
+        try:
+            return work(_Faulty(self._world.db, lambda: self._fail(fault)))
+        except sqlite3.OperationalError as error:
+            raise _explain(error, ":memory:") from error
+
+    def _fail(self, fault: Fault) -> None:
+        if fault == "dies-before-commit":
+            self._process.die()
+        if fault == "busy":
+            raise sqlite3.OperationalError("database is locked")
+        if fault == "full":
+            raise sqlite3.OperationalError("database or disk is full")
+        raise StoreUnavailable("the transaction could not be serialised")
+
+
+class Voice:
+    """Stands for the socket by which processes wake each other."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def tell(self, topics: Iterable[str]) -> None:
+        weather = self._world.weather
+        for other in self._world.processes:
+            if other is self._process or other.store is None or other.loop.dead:
+                continue
+            if weather.deaf and not weather.calm and weather.random.random() < weather.deaf:
+                continue
+            when = self._world.universe.now + weather.delay()
+            self._world.universe.at(when, _telling(other.loop, other.store, tuple(topics)))
+
+
+def _telling(loop: Any, store: SimulatedStore, topics: tuple[str, ...]) -> Callable[[], None]:
+    def tell() -> None:
+        for topic in topics:
+            if not loop.dead:
+                loop.call_soon(store._hear, topic)
+
+    return tell
+
+
+class SimulatedStore(SqliteStore):
+    """The SQLite store, with the world's database behind it."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        super().__init__(":memory:", clock=world.clock)
+        link: Any = Link(world, process)
+        voice: Any = Voice(world, process)
+        self._writer = self._reader = link
+        self._wake = voice
+        self._world = world
+        self._process = process
+
+    def _commit(self, db: Any, ops: Sequence[Op]) -> list[Outcome]:
+        outcomes = super()._commit(db, ops)
+        self._world.history.committed(self._process.name, ops, outcomes)
+        return outcomes
+
+    def _claim(self, db: Any, claim: Claim) -> ClaimResult:
+        found = super()._claim(db, claim)
+        for claimed in found.runs:
+            self._world.history.claimed(self._process.name, claimed)
+        return found
+
+
+@cache
+def _database() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    SqliteStore(":memory:")._prepare(db)
+    return db
+
+
+def empty_database() -> sqlite3.Connection:
+    """The database of this operating system's process, without rows; its statements stay prepared,
+    which is half the time that a world would take otherwise."""
+    db = _database()
+    if db.in_transaction:
+        db.execute("ROLLBACK")
+    names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    for name in names:
+        if name != "migrations":
+            db.execute(f"DELETE FROM {name}")  # noqa: S608  (the schema's own names)
+    return db

@@ -1,0 +1,275 @@
+"""What happened in a world, seen from outside, and whether that was allowed.
+
+Some rules are looked at as things happen (at each commit, when a step's code begins, when a caller
+gets an answer), the rest over what the database holds at the end. Nothing here asks the engine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aura.codec import plain
+from aura.store.base import (
+    SETTLED,
+    TERMINAL,
+    Append,
+    Claimed,
+    Entry,
+    Op,
+    Outcome,
+    RunRecord,
+    SendSignal,
+    Sent,
+    Settle,
+    Signal,
+    Started,
+    StartRun,
+)
+
+
+class Line(NamedTuple):
+    """A step's code ran: in which run, at which epoch, in which process; what it gives, and which
+    results it was told of."""
+
+    what: str
+    run: str
+    key: str
+    epoch: int
+    process: str
+    token: str
+    before: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the database holds of one run at the end."""
+
+    record: RunRecord
+    journal: Sequence[Entry]
+    signals: Sequence[Signal] = ()
+
+
+class History:
+    """Everything that happened, and the complaints about it."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.complaints: list[str] = []
+        self.acknowledged: list[tuple[str, Any]] = []
+        self._times: Counter[tuple[str, str]] = Counter()
+        self._owner: dict[str, tuple[int, str]] = {}
+        self._entries: dict[str, dict[int, Entry]] = defaultdict(dict)
+        self._ended: dict[str, Settle] = {}
+        self._sent: dict[tuple[str, str], int] = {}
+
+    def complain(self, text: str) -> None:
+        self.complaints.append(text)
+
+    # While it happens.
+
+    def claimed(self, process: str, claimed: Claimed) -> None:
+        """A process has taken a run: its epoch is a new one, and it gets all that was written."""
+        run = claimed.run
+        epoch, owner = self._owner.get(run.id, (0, ""))
+        if run.epoch <= epoch:
+            self.complain(f"{process} took {run.id} at epoch {run.epoch}, {owner} had {epoch}")
+        if run.id in self._ended:
+            self.complain(f"{process} took {run.id}, which has ended")
+        known = self._entries[run.id]
+        if {entry.seq: entry for entry in claimed.journal} != known:
+            self.complain(f"{process} took {run.id} with another journal than was written")
+        self._owner[run.id] = (run.epoch, process)
+
+    def committed(self, process: str, ops: Sequence[Op], outcomes: Sequence[Outcome]) -> None:
+        """A transaction of that process is durable."""
+        in_order = sorted(zip(ops, outcomes, strict=True), key=lambda one: _rank(one[0]))
+        for op, outcome in in_order:
+            if isinstance(outcome, BaseException):
+                continue
+            if isinstance(op, Append):
+                self._appended(process, op)
+            elif isinstance(op, Settle):
+                self._settled(process, op)
+            elif isinstance(op, StartRun) and isinstance(outcome, Started) and outcome.created:
+                self._owner[op.id] = (1 if op.owner else 0, process)
+            elif isinstance(op, SendSignal) and isinstance(outcome, Sent):
+                self._signalled(op, outcome)
+
+    def _appended(self, process: str, op: Append) -> None:
+        entry = op.entry
+        known = self._entries[entry.run_id]
+        if known.get(entry.seq) == entry:
+            return  # the same once more, after a commit whose outcome was not known
+        self._check_owner(process, entry.run_id, op.epoch, f"wrote {entry.key}")
+        if entry.seq != len(known) + 1:
+            self.complain(f"{entry.run_id} got seq {entry.seq} after {len(known)}")
+        known[entry.seq] = entry
+
+    def _settled(self, process: str, op: Settle) -> None:
+        if self._ended.get(op.run_id) == op:
+            return
+        self._check_owner(process, op.run_id, op.epoch, f"wrote that it is {op.state}")
+        if op.state in TERMINAL:
+            self._ended[op.run_id] = op
+
+    def _check_owner(self, process: str, run_id: str, epoch: int, did: str) -> None:
+        now, owner = self._owner.get(run_id, (0, "nobody"))
+        if (epoch, process) != (now, owner):
+            self.complain(
+                f"two owners of {run_id}: {process} {did} at epoch {epoch}, but it was "
+                f"{owner}'s at epoch {now}"
+            )
+        if run_id in self._ended:
+            self.complain(f"{process} {did} of {run_id}, which had ended")
+
+    def _signalled(self, op: SendSignal, sent: Sent) -> None:
+        before = self._sent.setdefault((op.run_id, op.id), sent.seq)
+        if before != sent.seq:
+            self.complain(f"signal {op.id} of {op.run_id} is there twice: {before}, {sent.seq}")
+
+    def began(self, line: Line, durable: Callable[[str], Collection[str]]) -> None:
+        """A step's code begins; `durable` gives the results that a run's journal holds now."""
+        self.lines.append(line)
+        self._times[line.run, line.key] += 1
+        if line.what == "look" or not line.before:
+            return
+        missing = [one for one in line.before if one[0] in "efltu" and one[1:].isdigit()]
+        held = durable(line.run) if missing else ()
+        missing = [one for one in missing if one not in held]
+        if missing:
+            self.complain(f"{line.key} of {line.run} began knowing {missing}, which is not durable")
+
+    def times(self, run: str, key: str) -> int:
+        """How often the code of that step has been begun."""
+        return self._times[run, key]
+
+    def told(self, what: str, run_id: str, now: RunRecord | None, detail: Any = None) -> None:
+        """A caller got an answer; `now` is what the database holds of the run at this moment."""
+        self.acknowledged.append((what, (run_id, detail)))
+        if now is None:
+            self.complain(f"{what} of {run_id} was acknowledged, and there is no such run")
+        elif what == "result" and (now.state not in SETTLED or plain(now.output) != detail):
+            self.complain(f"{run_id} gave {detail}, but it is {now.state} with {now.output!r}")
+        elif what == "signal" and now.signals < detail:
+            self.complain(f"signal {detail} of {run_id} was acknowledged, and is not there")
+
+    # At the end.
+
+    def check(self, found: Iterable[Found]) -> list[str]:
+        """All complaints, with those about what is there at the end."""
+        runs = {one.record.id: one for one in found}
+        for what, (run_id, _) in self.acknowledged:
+            if run_id not in runs:
+                self.complain(f"{what} of {run_id} was acknowledged and is lost")
+        for one in runs.values():
+            self._check_run(one)
+        return self.complaints
+
+    def _check_run(self, found: Found) -> None:
+        run_id = found.record.id
+        written = self._entries[run_id]
+        if {entry.seq: entry for entry in found.journal} != written:
+            self.complain(f"the journal of {run_id} is not what was committed")
+        for one in journal_complaints(found):
+            self.complain(f"{run_id} {one}")
+        lines = [line for line in self.lines if line.run == run_id]
+        for one in [*_repeated(found, lines), *_owners(lines)]:
+            self.complain(f"{run_id} {one}")
+        ended = self._ended.get(run_id)
+        if ended is not None and (found.record.state, found.record.output) != (
+            ended.state, ended.output
+        ):  # fmt: skip
+            self.complain(f"{run_id} ended {ended.state} and is {found.record.state}")
+
+
+def _rank(op: Op) -> int:
+    """The order in which a store applies the operations of one transaction."""
+    order = (StartRun, Append, Settle)
+    return next((at for at, kind in enumerate(order) if isinstance(op, kind)), len(order))
+
+
+def journal_complaints(found: Found) -> list[str]:
+    """What is wrong with one journal by itself, of a real run or a simulated one."""
+    return [*_numbers(found), *_received(found), *_compensated(found), *_streams(found)]
+
+
+def _numbers(found: Found) -> list[str]:
+    seqs = [entry.seq for entry in found.journal]
+    said = [] if seqs == list(range(1, len(seqs) + 1)) else [f"has the seqs {seqs}"]
+    keys = Counter(entry.key for entry in found.journal if entry.kind != "attempt")
+    return [*said, *(f"has {key} twice" for key, count in keys.items() if count > 1)]
+
+
+def _received(found: Found) -> list[str]:
+    """Each signal is received once at most, and those of one lane in the order of their seq."""
+    given_back = {entry.key for entry in found.journal if entry.kind == "back"}
+    sent = {signal.seq: signal for signal in found.signals}
+    seen: dict[int, str] = {}
+    said = []
+    for entry in found.journal:
+        if entry.kind != "signal" or entry.input is None or entry.key + "/back" in given_back:
+            continue
+        seq = plain(entry.input)["seq"]
+        if seq in seen:
+            said.append(f"received signal {seq} twice, at {seen[seq]} and {entry.key}")
+        seen[seq] = entry.key
+        if sent and (seq not in sent or plain(sent[seq].payload) != plain(entry.output)):
+            said.append(f"received signal {seq} at {entry.key} with a payload that was not sent")
+    return said
+
+
+def _compensated(found: Found) -> list[str]:
+    """Only finished steps have compensations, and those come after them."""
+    at = {entry.key: entry.seq for entry in found.journal if entry.kind == "step"}
+    said = []
+    for key, seq in at.items():
+        lane, _, call = key.rpartition("/")
+        if call.startswith("~"):
+            step = f"{lane}/{call[1:]}"
+            if at.get(step, seq) >= seq:
+                said.append(f"compensated {step}, which had not finished")
+    return said
+
+
+def _streams(found: Found) -> list[str]:
+    """The batches of a lane's stream follow each other without gap or repetition."""
+    ends: dict[str, int] = defaultdict(int)
+    said = []
+    for entry in found.journal:
+        if entry.kind == "stream":
+            place, _, number = entry.key.rpartition("#")
+            if int(number) != ends[place] + 1:
+                said.append(f"stream {place} has item {number} after {ends[place]}")
+            ends[place] = int(number) - 1 + int(plain(entry.input))
+    return said
+
+
+def _repeated(found: Found, lines: Sequence[Line]) -> list[str]:
+    """A journalled result is that of one execution, and no later epoch executes the step again."""
+    said = []
+    for entry in found.journal:
+        if entry.kind != "step":
+            continue
+        ran = [line for line in lines if line.key == entry.key]
+        if entry.output is None:
+            source = max(ran, key=lambda line: line.epoch, default=None)
+        else:
+            source = next((one for one in ran if one.token == plain(entry.output)), None)
+        if source is None:
+            said.append(f"{entry.key} has a result that no execution gave")
+            continue
+        again = [line.epoch for line in ran if line.epoch > source.epoch]
+        if again:
+            said.append(f"{entry.key} of epoch {source.epoch} ran again at {again}")
+    return said
+
+
+def _owners(lines: Iterable[Line]) -> list[str]:
+    """An epoch has one owner."""
+    owners: dict[int, set[str]] = defaultdict(set)
+    for line in lines:
+        owners[line.epoch].add(line.process)
+    return [f"epoch {at} had owners {sorted(who)}" for at, who in owners.items() if len(who) > 1]

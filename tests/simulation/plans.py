@@ -1,0 +1,101 @@
+"""What is asked of a world: runs with random plans, and what their callers do meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from aura.store.base import PRIORITIES
+
+Plan = list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One run and what its caller does. Times in seconds: `at` of the world, the others after the
+    start. A signal is (after, name, id, priority, how often it is sent); `helper` says that a
+    worker's process starts the run, too."""
+
+    id: str
+    at: float
+    plan: Plan
+    signals: tuple[tuple[float, str, str, str, int], ...] = ()
+    cancel_at: float | None = None
+    helper: bool = False
+
+
+def errands(random: Random) -> list[Errand]:
+    return [_errand(random, f"r{number}") for number in range(1, random.choice((2, 3, 4)) + 1)]
+
+
+def _errand(random: Random, run_id: str) -> Errand:
+    plan = _plan(random, random.randint(2, 5), deep=True)
+    signals = [
+        (
+            random.expovariate(1.5), name, f"s{at}-{name}", random.choice(PRIORITIES),
+            random.choice((1, 1, 2)),
+        )
+        for at, name in enumerate(_awaited(plan))
+        if name is not None
+    ]  # fmt: skip
+    cancelled = random.random() < 0.1
+    return Errand(
+        run_id,
+        random.random(),
+        plan,
+        tuple(signals),
+        random.uniform(0.0, 3.0) if cancelled else None,
+        random.random() < 0.3,
+    )
+
+
+def _awaited(plan: Plan) -> list[str | None]:
+    """The names of all signals that a plan waits for, once for each wait."""
+    names: list[str | None] = []
+    for act, *rest in plan:
+        if act == "receive":
+            names.append(rest[0])
+        elif act in ("gather", "race"):
+            for branch in rest:
+                names += _awaited(branch)
+    return names
+
+
+def _pause(random: Random) -> float:
+    """How long a step takes, in seconds: mostly no time worth the name, sometimes very long."""
+    return round(random.choice((0.0, 0.0, 0.001, 0.05, 0.3)) * random.uniform(0.5, 1.5), 6)
+
+
+_KINDS = (
+    *("effect",) * 4, *("look",) * 3, *("flaky",) * 2, *("sleep",) * 2, *("receive",) * 2,
+    *("saga",) * 2, *("gather",) * 3, "race", "threaded", "failing", "value", "show",
+)  # fmt: skip
+
+
+def _plan(random: Random, length: int, *, deep: bool) -> Plan:
+    return [_act(random, random.choice(_KINDS), deep) for _ in range(length)]
+
+
+def _act(random: Random, kind: str, deep: bool) -> list[Any]:
+    if kind in ("gather", "race", "saga") and not deep:
+        kind = "effect"
+    if kind in ("effect", "look"):
+        return [kind, _pause(random)]
+    if kind == "flaky":
+        return [kind, random.choice((0, 1, 2, 9))]
+    if kind == "failing":
+        return [kind, random.choice(("doomed", "late"))]
+    if kind == "sleep":
+        return [kind, round(random.choice((0.0, 0.01, 0.4, 3.0)) * random.uniform(0.5, 1.5), 6)]
+    if kind == "receive":
+        return [kind, random.choice("ab"), random.choice((None, 0.3, 2.0))]
+    if kind in ("gather", "race"):
+        count = random.choice((2, 2, 3))
+        return [kind, *(_plan(random, random.randint(1, 3), deep=False) for _ in range(count))]
+    if kind == "saga":
+        parts: list[Any] = [_pause(random) for _ in range(random.randint(1, 3))]
+        if random.random() < 0.4:
+            parts.append([_pause(random), _pause(random)])
+        return [kind, parts, random.random() < 0.5]
+    return [kind]

@@ -1,0 +1,347 @@
+"""One seeded world: a few processes on one database, runs, callers, and what goes wrong.
+
+Everything that is left to chance is drawn from the seed, also which kinds of trouble there are at
+all (most worlds have few, so that each gets far). After some seconds the trouble ends; then every
+run must come to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from aura import Aura, Config, Workflow
+from aura.codec import plain
+from aura.engine import Registry
+from aura.errors import (
+    AuraError,
+    ConfigError,
+    ResultTimeout,
+    RunCancelled,
+    RunEnded,
+    RunFailed,
+    RunParked,
+    StoreUnavailable,
+)
+from aura.store.base import Entry, RunRecord, Signal, Store
+from aura.store.sqlite import COLUMNS, _SQL, record
+from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weather, empty_database
+from tests.simulation.history import Found, History
+from tests.simulation.loop import Loop, Universe
+from tests.simulation.plans import Errand, errands
+from tests.simulation.program import script
+from tests.simulation.trouble import arrange
+
+LEASE = 1.0
+LIMIT = 600.0  # simulated seconds after which a world is stuck
+_PATIENCE = 3  # how often a caller requeues a parked run
+
+
+class World:
+    """See the module. `workflows` are what its processes know."""
+
+    def __init__(self, seed: int, workflows: tuple[Workflow[..., Any], ...] = (script,)) -> None:
+        self.seed = seed
+        self.workflows = workflows
+        self.random = Random(seed)
+        self.universe = Universe(Random(self.random.getrandbits(64)))
+        self.db = empty_database()
+        self.clock = WallClock(self)
+        self.weather = Weather(Random(self.random.getrandbits(64)))
+        self.history = History()
+        self.processes: list[Process] = []
+        self.trace: list[str] = []
+        self.errands: list[Errand] = []
+        self.outages: list[tuple[float, float, str]] = []
+        self.settings: dict[str, Any] = {}
+        self.services: dict[str, Any] = {}
+        self._numbers = 0
+        self._open_errands = 0
+
+    # What processes and steps ask of it.
+
+    def number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def log(self, text: str) -> None:
+        self.trace.append(f"{self.universe.now:10.6f} {text}")
+
+    def away(self, process: Process) -> bool:
+        """Whether the database cannot be reached from there."""
+        if self.weather.calm:
+            return False
+        now = self.universe.now
+        return any(a <= now < b and who in ("", process.name) for a, b, who in self.outages)
+
+    def durable(self, run_id: str) -> Collection[str]:
+        """The results that the run's journal holds at this moment."""
+        entries = [Entry(*row) for row in self.db.execute(_SQL["journal"], (run_id,))]
+        return {plain(one.output) for one in entries if one.kind == "step" and one.output}
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """The run as the database holds it at this moment."""
+        row = self.db.execute(_SQL["run"].replace(":columns", COLUMNS), (run_id,)).fetchone()
+        return None if row is None else record(row)
+
+    # Its life.
+
+    def play(self) -> list[str]:
+        """Live from beginning to end; the complaints."""
+        with seeded(self.random.getrandbits(64)):
+            try:
+                self._begin()
+                self.universe.run(self._settled, LIMIT)
+            except AssertionError as stuck:
+                self.history.complain(f"{stuck}: {self._still_open()}")
+            found = [self._found(errand.id) for errand in self.errands]
+            complaints = self.history.check([one for one in found if one is not None])
+            self.universe.end()
+        return complaints
+
+    def digest(self) -> str:
+        """What tells two executions of a seed apart."""
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+    def _begin(self) -> None:
+        draw = self.random
+        self.errands = errands(draw)
+        for at in range(draw.choice((1, 2, 2, 3))):
+            self.processes.append(Process(self, f"worker{at + 1}"))
+        self.caller = Process(self, "caller", worker=False)
+        self.processes.append(self.caller)
+        self.settings = {
+            "lease": LEASE,
+            "poll": draw.choice((0.2, 0.5)),
+            "grace": 0.5,
+            "capacity": draw.choice((2, 100, 100)),
+        }
+        self.services = {"keep_in_memory": draw.choice((0.05, 5.0)), "linger": 0.3}
+        arrange(self, draw)
+        for process in self.processes:
+            process.start()
+        self._open_errands = len(self.errands)
+        for errand in self.errands:
+            self.caller.loop.spawn(self._run_errand(errand))
+
+    async def _run_errand(self, errand: Errand) -> None:
+        try:
+            await _Caller(self, errand).run()
+        except Exception as error:  # noqa: BLE001  (a caller may see anything but nonsense)
+            self.history.complain(f"the caller of {errand.id} got {type(error).__name__}: {error}")
+        self._open_errands -= 1
+
+    def _settled(self) -> bool:
+        return not self._open_errands
+
+    def _still_open(self) -> str:
+        records = [self.record(errand.id) for errand in self.errands]
+        return ", ".join(
+            f"{one.id} is {one.state} at epoch {one.epoch}, wakes at {one.wake_at}"
+            for one in records
+            if one is not None and one.state not in ("completed", "failed", "cancelled")
+        )
+
+    def _found(self, run_id: str) -> Found | None:
+        run = self.record(run_id)
+        if run is None:
+            return None
+        journal = [Entry(*row) for row in self.db.execute(_SQL["journal"], (run_id,))]
+        sql = _SQL["signals"].replace(":rows", "(?, ?)")
+        signals = [Signal(*row) for row in self.db.execute(sql, (run_id, 0))]
+        return Found(run, journal, signals)
+
+
+class _App(Aura):
+    """An app whose database is the world's."""
+
+    lent: Store
+
+    def __init__(self, world: World, clock: WallClock, store: Store) -> None:
+        config = Config(database=":memory:", retention=None, encryption_keys=(), **world.settings)
+        super().__init__("simulated", config=config, clock=clock)
+        self.lent = store
+        self.registry = self._resolver = Registry()  # without the workflow of rollouts
+        for workflow in world.workflows:
+            self.registry.add(workflow)
+
+    async def _open_store(self, *, worker: bool) -> Store:  # noqa: ARG002
+        await self.lent.open()
+        return self.lent
+
+
+class Process:
+    """One process: it can die at any moment, and is then started anew."""
+
+    def __init__(self, world: World, name: str, *, worker: bool = True) -> None:
+        self.world = world
+        self.name = name
+        self.worker = worker
+        self.clock = WallClock(world)
+        self.store: SimulatedStore | None = None
+        self.restart_after: float | None = 0.5  # seconds
+        self.fate: list[tuple[int, Fault]] = []  # which transaction of its own ends it, and how
+        self._transactions = 0
+
+    def start(self) -> None:
+        self.loop: Loop = self.world.universe.loop(self)
+        self.store = SimulatedStore(self.world, self)
+        self.app = _App(self.world, self.clock, self.store)
+        self.world.log(f"{self.name} starts")
+        self.ready = self.loop.create_future()
+        self.loop.spawn(self._main())
+
+    async def _main(self) -> None:
+        try:
+            await self.app.open(worker=self.worker)
+        except StoreUnavailable:
+            self.die()
+        worker = self.app._worker
+        if worker is not None:
+            worker._services = replace(worker._services, **self.world.services)
+        self.ready.set_result(None)
+
+    def doom(self) -> Fault | None:
+        """How this transaction ends the process, if it does."""
+        self._transactions += 1
+        if self.fate and self._transactions >= self.fate[0][0] and not self.world.weather.calm:
+            return self.fate.pop(0)[1]
+        return None
+
+    def die(self) -> None:
+        """End without a word, in the middle of everything."""
+        self.kill()
+        raise Died
+
+    def kill(self) -> None:
+        if self.loop.dead:
+            return
+        self.world.log(f"{self.name} dies")
+        self.loop.kill()
+        self._transactions = 0
+        if self.restart_after is not None:
+            self.world.universe.at(self.world.universe.now + self.restart_after, self.start)
+
+    def stop(self) -> None:
+        """End as a rolling update does, and begin anew."""
+        if not self.loop.dead and self.ready.done():
+            self.loop.spawn(self._stop())
+
+    async def _stop(self) -> None:
+        self.world.log(f"{self.name} stops")
+        with contextlib.suppress(StoreUnavailable):
+            await self.app.close()
+        self.kill()
+
+    def check_alive(self) -> None:
+        if self.loop.dead:
+            raise Died
+
+
+class _Caller:
+    """Starts one run, talks to it, and waits for its result; tries again what failed."""
+
+    def __init__(self, world: World, errand: Errand) -> None:
+        self._world = world
+        self._errand = errand
+        self._process = world.caller
+        self._sleep = world.caller.clock.sleep
+
+    async def run(self) -> None:
+        errand, process = self._errand, self._process
+        await process.ready
+        await self._sleep(errand.at)
+        if errand.helper:
+            self._start_elsewhere()
+        app = process.app
+        run: Any = await self._insist(lambda: app.start(script, errand.plan, id=errand.id))
+        self._told("start")
+        talks = [asyncio.ensure_future(self._signal(run, *one)) for one in errand.signals]
+        if errand.cancel_at is not None:
+            talks.append(asyncio.ensure_future(self._cancel(run, errand.cancel_at)))
+        await self._result(run)
+        await asyncio.gather(*talks)
+
+    def _start_elsewhere(self) -> None:
+        """A worker starts the run, too, or first: the same id is the same run."""
+        helper = self._world.processes[0]
+        if helper.loop.dead or not helper.ready.done():
+            return
+
+        async def start() -> None:
+            with contextlib.suppress(StoreUnavailable, ConfigError):
+                await helper.app.start(script, self._errand.plan, id=self._errand.id)
+                self._told("start")
+
+        helper.loop.spawn(start())
+
+    async def _signal(
+        self, run: Any, after: float, name: str, key: str, priority: str, times: int
+    ) -> None:
+        await self._sleep(after)
+        for _ in range(times):
+            try:
+                sent = await self._insist(
+                    lambda: run.signal(name, key, priority=priority, id=key)
+                )  # fmt: skip
+            except RunEnded:
+                return
+            self._told("signal", sent.seq)
+
+    async def _cancel(self, run: Any, after: float) -> None:
+        await self._sleep(after)
+        await self._insist(run.cancel)
+        self._told("cancel")
+
+    async def _result(self, run: Any) -> None:
+        patience = _PATIENCE
+        while True:
+            try:
+                result = await self._insist(lambda: run.result(timeout=20.0))
+            except (RunFailed, RunCancelled) as error:
+                self._told(type(error).__name__)
+                return
+            except RunParked as error:
+                self._world.log(f"{run.id} is parked: {error}")
+                if patience == 0:
+                    self._world.history.complain(f"{run.id} is parked: {error}")
+                    return
+                patience -= 1
+                await self._insist(run.requeue)
+            else:
+                self._told("result", result)
+                return
+
+    async def _insist(self, ask: Callable[[], Any]) -> Any:
+        """Ask until there is an answer."""
+        while True:
+            try:
+                return await ask()
+            except (StoreUnavailable, ResultTimeout) as error:
+                self._world.log(f"the caller of {self._errand.id} got {type(error).__name__}")
+            await self._sleep(0.1)
+
+    def _told(self, what: str, detail: Any = None) -> None:
+        run_id = self._errand.id
+        self._world.log(f"{what} of {run_id}: {detail}")
+        self._world.history.told(what, run_id, self._world.record(run_id), detail)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Chance in the standard library, as far as the engine uses it, comes from the seed."""
+    state, uuid4, source = random.getstate(), uuid.uuid4, Random(seed)
+    random.seed(source.getrandbits(64))
+    uuid.uuid4 = lambda: uuid.UUID(int=source.getrandbits(128), version=4)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        uuid.uuid4 = uuid4
