@@ -1,0 +1,160 @@
+"""Whole rows, out of PostgreSQL and into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aura.store.portable import (
+    PAGE_BYTES,
+    PAGE_ROWS,
+    TABLES,
+    Admission,
+    Fence,
+    Line,
+    Page,
+    Row,
+    admission,
+    bounds,
+    conditions,
+    size,
+)
+from aura.store.postgres_link import Connection
+from aura.store.queries import queries
+
+_SQL = queries("postgres")
+_AHEAD = 16  # rows that are fetched at once: each may be some megabytes long
+_BATCH = 200  # rows that are written at once, while they are small
+
+
+async def layout(connection: Connection) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for table, column in await connection.fetch(_SQL["layout"]):
+        found.setdefault(table, []).append(column)
+    return found
+
+
+async def rows(connection: Connection, page: Page, columns: Sequence[str]) -> list[Row]:
+    """Read until the page is full; what is not read stays on the server."""
+    table = TABLES[page.table]
+    sql = (
+        _SQL["rows"]
+        .replace(":table", table.name)
+        .replace(":names", ", ".join(f'"{name}"' for name in columns))
+        .replace(":conditions", conditions(page, lambda at: f"${at + 2}"))
+        .replace(":key", ", ".join(table.key))
+    )
+    found: list[Row] = []
+    read = 0
+    async with connection.transaction(readonly=True):
+        cursor = connection.cursor(sql, PAGE_ROWS, *bounds(page), prefetch=_AHEAD)
+        async for record in cursor:
+            row = dict(record)
+            found.append(row)
+            read += size(row)
+            if read >= PAGE_BYTES:
+                break
+    return found
+
+
+async def fence(connection: Connection, what: Fence) -> list[str]:
+    asked = None if what.runs is None else list(what.runs)
+    taken = await connection.fetch(_SQL["fence"], what.move, asked, what.force, what.limit)
+    return [row[0] for row in taken]
+
+
+async def adopt(
+    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool
+) -> Admission:
+    async with connection.transaction():
+        here = await connection.fetchrow(_SQL["identity"], run["id"])
+        verdict = admission(None if here is None else dict(here), run, take_back=take_back)
+        if verdict not in ("create", "return"):
+            return verdict
+        await _forget_all(connection, run["id"], verdict)
+        pens = _Pens(connection, "insert_row")
+        await pens.write("runs", run)
+        for name, row in rest:
+            await pens.write(name, row)
+        await pens.flush()
+        await connection.execute(_SQL["count_signals"], run["id"])
+    return verdict
+
+
+async def add_rows(connection: Connection, table: str, found: Sequence[Row]) -> int:
+    pens = _Pens(connection, "add_row")
+    async with connection.transaction():
+        return sum([await pens.add(table, row) for row in found])
+
+
+async def _forget_all(connection: Connection, run_id: str, verdict: Admission) -> None:
+    """What a run left here when it was moved away; it comes back with all of it."""
+    for table in TABLES.values() if verdict == "return" else ():
+        if table.run is not None:
+            sql = _SQL["forget_rows"].replace(":table", table.name).replace(":run", table.run)
+            await connection.execute(sql, run_id)
+
+
+class _Pens:
+    """Statements that write rows, one for each table and set of columns."""
+
+    def __init__(self, connection: Connection, query: str) -> None:
+        self._connection = connection
+        self._query = query
+        self._statements: dict[tuple[str, ...], Any] = {}
+        self._waiting: list[list[Any]] = []
+        self._size = 0
+        self._last: tuple[str, ...] = ()
+
+    async def write(self, table: str, row: Row) -> None:
+        """Add a row, in order; `flush` writes those that have gathered."""
+        place = (table, *row)
+        if place != self._last:
+            await self.flush()
+            self._last = place
+        statement = await self._statement(place)
+        self._waiting.append(_values(statement, row))
+        self._size += size(row)
+        if len(self._waiting) >= _BATCH or self._size >= PAGE_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        if self._waiting:
+            await (await self._statement(self._last)).executemany(self._waiting)
+        self._waiting, self._size = [], 0
+
+    async def add(self, table: str, row: Row) -> int:
+        """Write a row now; whether its key was free."""
+        statement = await self._statement((table, *row))
+        return len(await statement.fetch(*_values(statement, row)))
+
+    async def _statement(self, place: tuple[str, ...]) -> Any:
+        if place not in self._statements:
+            table, *names = place
+            sql = (
+                _SQL[self._query]
+                .replace(":table", TABLES[table].name)
+                .replace(":names", ", ".join(f'"{name}"' for name in names))
+                .replace(":values", ", ".join(f"${at + 1}" for at in range(len(names))))
+            )
+            self._statements[place] = await self._connection.prepare(sql)
+        return self._statements[place]
+
+
+def _values(statement: Any, row: Row) -> list[Any]:
+    """The values as the columns want them: SQLite has neither truth values nor lists."""
+    wanted = [one.name for one in statement.get_parameters()]
+    return [_value(value, kind) for value, kind in zip(row.values(), wanted, strict=True)]
+
+
+def _value(value: Any, kind: str) -> Any:
+    if value is None:
+        return None
+    if kind == "bool":
+        return bool(value)
+    if kind in ("float4", "float8"):
+        return float(value)
+    if kind.endswith("[]") and isinstance(value, str):
+        return json.loads(value)
+    return value

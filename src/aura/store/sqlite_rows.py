@@ -1,0 +1,126 @@
+"""Whole rows, out of SQLite and into it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from aura.store.portable import (
+    PAGE_BYTES,
+    PAGE_ROWS,
+    TABLES,
+    Admission,
+    Fence,
+    Line,
+    Page,
+    Row,
+    admission,
+    bounds,
+    conditions,
+    size,
+)
+from aura.store.queries import queries
+
+_SQL = queries("sqlite")
+
+
+def layout(db: sqlite3.Connection) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for table, column in db.execute(_SQL["layout"]):
+        found.setdefault(table, []).append(column)
+    return found
+
+
+def rows(db: sqlite3.Connection, page: Page, columns: Sequence[str]) -> list[Row]:
+    """Read until the page is full; what is not read is not in memory either."""
+    table = TABLES[page.table]
+    sql = (
+        _SQL["rows"]
+        .replace(":table", table.name)
+        .replace(":columns", ", ".join(f'"{name}"' for name in columns))
+        .replace(":conditions", conditions(page, lambda _: "?"))
+        .replace(":key", ", ".join(table.key))
+    )
+    cursor = db.execute(sql, (*bounds(page), PAGE_ROWS))
+    names = [column[0] for column in cursor.description]
+    found: list[Row] = []
+    read = 0
+    for values in cursor:
+        row = dict(zip(names, values, strict=True))
+        found.append(row)
+        read += size(row)
+        if read >= PAGE_BYTES:
+            break
+    cursor.close()
+    return found
+
+
+def fence(db: sqlite3.Connection, what: Fence, now: float) -> list[str]:
+    values = {
+        "move": what.move,
+        "runs": None if what.runs is None else json.dumps(what.runs),
+        "force": what.force,
+        "limit": what.limit,
+        "now": now,
+    }
+    with _transaction(db):
+        return [row[0] for row in db.execute(_SQL["fence"], values).fetchall()]
+
+
+def adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool) -> Admission:
+    with _transaction(db):
+        here = db.execute(_SQL["identity"], (run["id"],)).fetchone()
+        names = ("state", "epoch", "workflow", "created_at")
+        known = None if here is None else dict(zip(names, here, strict=True))
+        verdict = admission(known, run, take_back=take_back)
+        if verdict not in ("create", "return"):
+            return verdict
+        if verdict == "return":
+            for table in TABLES.values():
+                if table.run is not None:
+                    _forget(db, table.name, table.run, run["id"])
+        _insert(db, "runs", run, "insert_row")
+        for name, row in rest:
+            _insert(db, name, row, "insert_row")
+        db.execute(_SQL["count_signals"], (run["id"],))
+        return verdict
+
+
+def add_rows(db: sqlite3.Connection, table: str, found: Sequence[Row]) -> int:
+    with _transaction(db):
+        return sum(_insert(db, table, row, "add_row") for row in found)
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _forget(db: sqlite3.Connection, table: str, column: str, run_id: str) -> None:
+    sql = _SQL["forget_rows"].replace(":table", table).replace(":run", column)
+    db.execute(sql, (run_id,))
+
+
+def _insert(db: sqlite3.Connection, table: str, row: Row, query: str) -> int:
+    sql = (
+        _SQL[query]
+        .replace(":table", TABLES[table].name)
+        .replace(":columns", ", ".join(f'"{name}"' for name in row))
+        .replace(":values", ", ".join("?" * len(row)))
+    )
+    return db.execute(sql, [_value(one) for one in row.values()]).rowcount
+
+
+def _value(value: Any) -> Any:
+    """Lists are JSON texts here."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
