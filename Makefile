@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-crash bench clean
+.PHONY: demo test lint test-crash test-chaos bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/aura demo
@@ -19,6 +19,9 @@ lint: $(VENV)/.installed-test
 
 test-crash: $(VENV)/.installed-test
 	AURA_CRASH_KILLS=2000 $(BIN)/python -m pytest tests/crash --timeout 3600
+
+test-chaos: $(VENV)/.installed-test
+	AURA_CHAOS_RUNS=5000 $(BIN)/python -m pytest tests/chaos
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.engine --store sqlite --peers
