@@ -23,7 +23,7 @@ import pathlib
 import aura
 from aura import Aura, Config, step
 
-app = Aura("research", config=Config(grace=0.5, lease=1.0))
+app = Aura("research", config=Config(grace=float(os.environ.get("GRACE", 0.5)), lease=1.0))
 
 
 @step(idempotent=True)
@@ -203,7 +203,7 @@ class Process:
     def stop(self, number: int) -> int:
         """Send a signal; the exit code (negative: the signal ended it)."""
         self.popen.send_signal(number)
-        return self.popen.wait(20)
+        return self.popen.wait(60)
 
     def close(self) -> None:
         if self.popen.poll() is None:

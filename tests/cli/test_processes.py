@@ -19,17 +19,17 @@ SERVE = ("serve", "research:app", "--port", "0", "--json")
 
 
 def get(url: str) -> Any:
-    return httpx.get(url, timeout=10, trust_env=False).json()
+    return httpx.get(url, timeout=60, trust_env=False).json()
 
 
 def research(url: str) -> httpx.Response:
     """Send one request through the gateway, which must be answered well."""
-    answer = httpx.post(f"{url}/research", json={"text": "abc"}, timeout=10, trust_env=False)
+    answer = httpx.post(f"{url}/research", json={"text": "abc"}, timeout=60, trust_env=False)
     assert (answer.status_code, answer.json()) == (200, {"length": 3})
     return answer
 
 
-def eventually(true: Callable[[], object], patience: float = 15.0) -> None:
+def eventually(true: Callable[[], object], patience: float = 60.0) -> None:
     give_up = time.monotonic() + patience
     while not true():
         assert time.monotonic() < give_up
@@ -69,11 +69,12 @@ def test_a_worker_executes_what_is_there_and_stops_when_told(
 def test_a_worker_lets_a_step_end_before_it_stops(aura: Aura, project: Path, spawn: Spawn) -> None:
     gate = project / "gate"
     start_holding(aura, gate)
-    worker = spawn("worker", "research:app", "--json")
+    worker = spawn("worker", "research:app", "--json", GRACE="60")
     eventually(lambda: lines(project / "gate.log"))
     worker.popen.send_signal(signal.SIGTERM)
+    eventually(lambda: "stopping" in worker.log.read_text())
     gate.touch()
-    assert worker.popen.wait(10) == 0
+    assert worker.popen.wait(60) == 0
     found = aura("runs", "show", "held", "--json").json
     assert [call["name"] for call in found["journal"]][:2] == ["mark", "wait_for"]
     assert found["run"]["state"] in ("pending", "completed")
@@ -81,11 +82,11 @@ def test_a_worker_lets_a_step_end_before_it_stops(aura: Aura, project: Path, spa
 
 def test_a_second_signal_ends_the_worker_at_once(aura: Aura, project: Path, spawn: Spawn) -> None:
     start_holding(aura, project / "gate")
-    worker = spawn("worker", "research:app")
+    worker = spawn("worker", "research:app", GRACE="600")
     eventually(lambda: lines(project / "gate.log"))
     worker.popen.send_signal(signal.SIGTERM)
     eventually(lambda: "stopping" in worker.log.read_text())
-    assert worker.stop(signal.SIGTERM) in (128 + signal.SIGTERM, 0)
+    assert worker.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     assert "Traceback" not in worker.log.read_text()
 
 
@@ -107,7 +108,7 @@ def test_a_step_in_a_thread_that_never_ends_does_not_keep_a_command(
 ) -> None:
     given = json.dumps(str(project / "begun"))
     process = spawn("run", "research:app", "stuck", given, "--timeout", "0.5")
-    assert process.popen.wait(10) == 1
+    assert process.popen.wait(60) == 1
     assert "no result after 0.5 s" in process.log.read_text()
 
 
@@ -158,13 +159,13 @@ def test_serve_lets_requests_finish_and_takes_no_more(
     config = (project / "aura.yaml").read_text().replace("workflow: broken", "workflow: holds")
     config = config.replace("baseline: research@1.0.0", "baseline: broken").replace("sla: 5s", "")
     (project / "aura.yaml").write_text(config)
-    server = spawn(*SERVE, "--gateway", "aura.yaml")
+    server = spawn(*SERVE, "--gateway", "aura.yaml", GRACE="60")
     url = server.line()["url"]
     answers: list[tuple[int, bytes]] = []
 
     def request() -> None:
         body = {"path": str(gate)}
-        answer = httpx.post(f"{url}/research", json=body, timeout=15, trust_env=False)
+        answer = httpx.post(f"{url}/research", json=body, timeout=60, trust_env=False)
         answers.append((answer.status_code, answer.content))
 
     client = threading.Thread(target=request)
@@ -173,15 +174,15 @@ def test_serve_lets_requests_finish_and_takes_no_more(
     server.popen.send_signal(signal.SIGTERM)
     eventually(lambda: not accepts(url))
     gate.touch()
-    client.join(15)
+    client.join(60)
     assert answers == [(200, b'"seen"')]
-    assert server.popen.wait(10) == 0
+    assert server.popen.wait(60) == 0
     assert len(lines(project / "gate.log")) == 2
 
 
 def accepts(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/healthz", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/healthz", timeout=60, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -218,7 +219,7 @@ def test_on_postgres(aura: Aura, project: Path, spawn: Spawn, postgres_url: str)
 def test_ports_and_logs_show_no_password(spawn: Spawn, project: Path) -> None:
     database = "postgresql://a:s3cret@127.0.0.1:1/x"
     process = spawn("worker", "research:app", AURA_DATABASE_URL=database)
-    assert process.popen.wait(20) == 1
+    assert process.popen.wait(60) == 1
     assert "s3cret" not in process.log.read_text()
     assert process.log.read_text().startswith("Error: PostgreSQL at 127.0.0.1:1")
 
@@ -227,5 +228,5 @@ def test_another_process_on_a_damaged_file_says_so(spawn: Spawn, project: Path) 
     sqlite3.connect(project / "aura.db").close()
     (project / "aura.db").write_bytes(b"not a database" * 1_000)
     process = spawn("serve", "research:app", "--port", "0")
-    assert process.popen.wait(20) == 1
+    assert process.popen.wait(60) == 1
     assert "not a database" in process.log.read_text()

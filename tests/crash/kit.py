@@ -15,7 +15,7 @@ from typing import Any
 from aura import Aura
 from aura.codec import plain
 from aura.store.base import Entry, RunRecord
-from tests.crash.program import open_app
+from tests.crash.program import LEASE, open_app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,13 +40,13 @@ class Nursery:
     async def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), 20)
+        await asyncio.wait_for(self._process.wait(), 60)
         await self._reader
 
-    async def fork(self, point: str = "none", count: int = 0) -> int:
+    async def fork(self, point: str = "none", count: int = 0, lease: float = LEASE) -> int:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"fork {point} {count}\n".encode())
-        return await asyncio.wait_for(self._started.get(), 20)
+        self._process.stdin.write(f"fork {point} {count} {lease}\n".encode())
+        return await asyncio.wait_for(self._started.get(), 60)
 
     def kill(self, pid: int) -> None:
         """SIGKILL, by the parent: for it the number cannot be another process's already."""

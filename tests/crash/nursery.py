@@ -1,9 +1,9 @@
 """A process that has everything loaded and forks workers on command, because starting Python
 anew for each of thousands of workers would take longer than the tests.
 
-Commands on standard input: `fork POINT COUNT` starts a worker that kills itself when it comes to
-that fault point for the COUNT-th time (`fork none 0`: never); `kill PID` kills one. Answers on
-standard output: `started PID` and `dead PID STATUS`.
+Commands on standard input: `fork POINT COUNT LEASE` starts a worker that kills itself when it comes
+to that fault point for the COUNT-th time (`fork none 0 0.6`: never); `kill PID` kills one. Answers
+on standard output: `started PID` and `dead PID STATUS`.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ def guard(app: Aura, point: FaultPoint) -> None:
     around("claim")
 
 
-async def work(database: str, point: FaultPoint) -> None:
-    app = program.Here.app = program.open_app(database)
+async def work(database: str, point: FaultPoint, lease: float) -> None:
+    app = program.Here.app = program.open_app(database, lease=lease)
     await app.open()
     guard(app, point)
     await asyncio.Event().wait()
 
 
-def child(database: str, folder: Path, point: FaultPoint) -> None:
+def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
     log = os.open(folder / "workers.log", os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(0)
     program.Here.ledger = program.open_ledger(folder / "ledger")
     try:
-        asyncio.run(work(database, point))
+        asyncio.run(work(database, point, lease))
     finally:
         sys.stderr.flush()
         os._exit(3)
@@ -102,10 +102,10 @@ def obey(command: list[str], database: str, folder: Path, children: set[int]) ->
         if int(command[1]) in children:
             os.kill(int(command[1]), signal.SIGKILL)
         return
-    _, name, count = command
+    _, name, count, lease = command
     pid = os.fork()
     if pid == 0:
-        child(database, folder, FaultPoint(name, int(count)))
+        child(database, folder, FaultPoint(name, int(count)), float(lease))
     children.add(pid)
     print("started", pid, flush=True)
 

@@ -17,6 +17,7 @@ import aura
 from aura import Aura, Config, Workflow, step
 
 LEASE = 0.6
+CAPACITY = 12
 
 
 class Here:
@@ -26,9 +27,9 @@ class Here:
     ledger: int
 
 
-def open_app(database: str, *, workers_lease: float = LEASE) -> Aura:
+def open_app(database: str, *, lease: float = LEASE) -> Aura:
     """The app of one process; opened by the caller."""
-    config = Config(database=database, lease=workers_lease, poll=0.05, capacity=12, grace=1.0)
+    config = Config(database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0)
     made = Aura("crash", config=config)
     for workflow in (order, gated):
         made.registry.add(workflow)

@@ -25,6 +25,7 @@ class Controller:
     """Keeps workers and runs coming, and kills."""
 
     def __init__(self, nursery: Nursery, app: Aura) -> None:
+        self.dice = random.Random(1)
         self.nursery = nursery
         self.app = app
         self.started: list[str] = []
@@ -33,8 +34,8 @@ class Controller:
 
     async def keep_workers(self, count: int, faults: bool) -> None:
         while len(self.nursery.alive) < count:
-            if faults and random.random() < 0.5:
-                await self.nursery.fork(random.choice(POINTS), random.randint(1, 60))
+            if faults and self.dice.random() < 0.5:
+                await self.nursery.fork(self.dice.choice(POINTS), self.dice.randint(1, 60))
             else:
                 await self.nursery.fork()
 
@@ -57,9 +58,9 @@ class Controller:
             assert time.monotonic() < give_up, f"{self.nursery.deaths} deaths: {self.nursery.log()}"
             await self.keep_workers(WORKERS, faults=True)
             await self.keep_runs()
-            await asyncio.sleep(0.25 * random.random())
+            await asyncio.sleep(0.25 * self.dice.random())
             alive = sorted(self.nursery.alive)
-            for pid in random.sample(alive, min(len(alive), random.choice((0, 1, 1, 2, 3)))):
+            for pid in self.dice.sample(alive, min(len(alive), self.dice.choice((0, 1, 1, 2, 3)))):
                 self.nursery.kill(pid)
             await asyncio.sleep(0.01)
 

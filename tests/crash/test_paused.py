@@ -7,18 +7,27 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+from aura import Run
 from aura.codec import plain
 from tests.crash.kit import Nursery
-from tests.crash.program import LEASE, gated, order
+from tests.crash.program import CAPACITY, LEASE, gated, order
+
+
+async def _until(true: Callable[[], bool], nursery: Nursery) -> None:
+    give_up = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < give_up, nursery.log()
+        await asyncio.sleep(0.02)
 
 
 async def _until_began(nursery: Nursery, run_id: str, times: int) -> None:
-    give_up = time.monotonic() + 10
-    while sum(one.what == "began" and one.run == run_id for one in nursery.ledger()) < times:
-        assert time.monotonic() < give_up, nursery.log()
-        await asyncio.sleep(0.02)
+    await _until(
+        lambda: sum(one.what == "began" and one.run == run_id for one in nursery.ledger()) >= times,
+        nursery,
+    )
 
 
 async def test_a_paused_worker_that_wakes_cannot_write(nursery: Nursery, tmp_path: Path) -> None:
@@ -32,15 +41,15 @@ async def test_a_paused_worker_that_wakes_cannot_write(nursery: Nursery, tmp_pat
         other = await nursery.fork()
         await _until_began(nursery, "r", 2)
         gate.touch()
-        first, second = await run.result(timeout=10)
+        first, second = await run.result(timeout=60)
         assert first == str(other)
         before = await app.store.journal("r"), await run.record()
 
         os.kill(paused, signal.SIGCONT)
-        give_up = time.monotonic() + 10
-        while not any(one.what == "ended" and one.pid == paused for one in nursery.ledger()):
-            assert time.monotonic() < give_up, nursery.log()
-            await asyncio.sleep(0.02)
+        await _until(
+            lambda: any(one.what == "ended" and one.pid == paused for one in nursery.ledger()),
+            nursery,
+        )
         await asyncio.sleep(LEASE)
         assert (await app.store.journal("r"), await run.record()) == before
         journal, record = before
@@ -55,18 +64,32 @@ async def test_a_paused_worker_that_wakes_cannot_write(nursery: Nursery, tmp_pat
 
         nursery.kill(other)  # the one that was paused is as good as before
         again = await app.start(gated, str(later), id="again")
-        assert (await again.result(timeout=10))[0] == str(paused)
+        assert (await again.result(timeout=60))[0] == str(paused)
 
 
-async def test_several_workers_race_and_each_run_has_one_owner(nursery: Nursery) -> None:
+async def test_several_workers_race_and_each_run_has_one_owner(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    """First for runs that wait until all have an owner, so that each worker is filled with them,
+    then for a crowd."""
+    gate, full = tmp_path / "gate", 3 * CAPACITY
     async with nursery.client() as app:
         for _ in range(3):
-            await nursery.fork()
-        runs = await asyncio.gather(*(app.start(order, 0.0, id=f"o{n}") for n in range(60)))
-        await asyncio.gather(*(run.result(timeout=20) for run in runs))
+            await nursery.fork(lease=600.0)
+        held = [await app.start(gated, str(gate), id=f"g{n}") for n in range(full)]
+        await _until(lambda: len(_began(nursery)) == full, nursery)
+        assert set(Counter(_began(nursery).values()).values()) == {CAPACITY}
+        crowd = [await app.start(order, 0.0, id=f"o{n}") for n in range(60)]
+        gate.touch()
+        runs: list[Run[list[str]]] = [*held, *crowd]
+        await asyncio.gather(*(run.result(timeout=60) for run in runs))
         records = [await run.record() for run in runs]
     assert {(one.state, one.epoch, one.recoveries) for one in records} == {("completed", 1, 0)}
     lines = [one for one in nursery.ledger() if one.what == "effect"]
     assert max(Counter((one.run, one.key) for one in lines).values()) == 1
-    assert len({(one.run, one.pid) for one in lines}) == 60
-    assert len({one.pid for one in lines}) == 3, "one of the workers did nothing"
+    assert len({(one.run, one.pid) for one in lines}) == len(runs)
+
+
+def _began(nursery: Nursery) -> dict[str, int]:
+    """Which process began each gated run."""
+    return {one.run: one.pid for one in nursery.ledger() if one.what == "began"}

@@ -19,19 +19,19 @@ class Member:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def begin(self) -> None:
-        """Let it open the database, as soon as it is ready."""
+    async def begin(self, *end: str) -> None:
+        """Let it open the database, as soon as it is ready; `end` tells a worker when to die."""
         assert await self.line() == "ready"
         assert self._process.stdin is not None
-        self._process.stdin.write(b"go\n")
+        self._process.stdin.write(" ".join(("go", *end)).encode() + b"\n")
         await self._process.stdin.drain()
 
     async def line(self) -> str:
         """The next line that it prints."""
         assert self._process.stdout is not None
-        return (await asyncio.wait_for(self._process.stdout.readline(), 30)).decode().strip()
+        return (await asyncio.wait_for(self._process.stdout.readline(), 60)).decode().strip()
 
-    async def end(self, timeout: float = 15.0) -> int:
+    async def end(self, timeout: float = 60.0) -> int:
         """Its exit code; negative: the signal that ended it."""
         return await asyncio.wait_for(self._process.wait(), timeout)
 

@@ -80,6 +80,7 @@ class Traffic:
     splits: list[Split] = field(default_factory=list)
     went_back: list[str] = field(default_factory=list)
     sent: int = 0
+    dice: random.Random = field(default_factory=lambda: random.Random(7))
     _moved: set[str] = field(default_factory=set)
     _failures_due: dict[str, float] = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ class Traffic:
 
     def request(self) -> None:
         split = self.splits[-1]
-        unit = f"u{random.randrange(500)}"
+        unit = f"u{self.dice.randrange(500)}"
         arm = split.assign(unit)
         candidate = split.arms[1].name
         if arm == candidate:
@@ -144,7 +145,7 @@ async def traffic(app: Aura, **settings: Any) -> AsyncIterator[Traffic]:
             await task
 
 
-async def until(condition: Callable[[], bool], timeout: float = 15.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
     """Return when the condition holds; fail loudly when it does not come to hold."""
     give_up = time.monotonic() + timeout
     while not condition():
@@ -156,7 +157,7 @@ async def wait_for(
     app: Aura,
     condition: Callable[[RolloutStatus], bool],
     name: str = "t",
-    timeout: float = 15.0,
+    timeout: float = 60.0,
 ) -> RolloutStatus:
     """The first status of the rollout for which the condition holds."""
     give_up = time.monotonic() + timeout
@@ -168,7 +169,7 @@ async def wait_for(
         await asyncio.sleep(0.01)
 
 
-async def ended(app: Aura, name: str = "t", timeout: float = 15.0) -> RolloutStatus:
+async def ended(app: Aura, name: str = "t", timeout: float = 60.0) -> RolloutStatus:
     return await wait_for(app, lambda status: status.ended, name, timeout)
 
 

@@ -1,8 +1,10 @@
 """Processes that take part in rollouts: `python -m tests.delivery.rollout_process`.
 
-    worker DATABASE [after|before|freeze POINT]    drives rollouts; at that commit it kills itself
-                                                   (freeze: stops itself just before it)
-    follower DATABASE SPLIT [deaf]                 prints each epoch and when it heard of it
+    worker DATABASE                                drives rollouts; told `go after|before POINT` it
+                                                   kills itself at that commit (`go freeze POINT`:
+                                                   it stops itself just before it)
+    follower DATABASE SPLIT deaf|blind             prints each epoch and when it heard of it; deaf:
+                                                   hears no message, blind: never looks by itself
 
 Points are `split:<epoch>`, `status:<length of the history>` and `<key of a journal entry>`. Each
 process prints "ready" when everything is imported and opens the database when its stdin says so.
@@ -21,6 +23,7 @@ from typing import Any
 
 import aura.app
 from aura import Aura, Config
+from aura.delivery import rollouts
 from aura.delivery.split import Split
 from aura.store.base import Append, Op, Outcome, PutDocument, Store
 
@@ -68,23 +71,26 @@ async def told() -> str:
     return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
 
-async def worker(database: str, when: str = "", point: str = "") -> None:
+async def worker(database: str) -> None:
     open_store = aura.app.open_store
-    if point:
+    app = Aura("test", config=Config(database=database, lease=LEASE, poll=0.05))
+    print("ready", flush=True)
+    _, *end = (await told()).split()
+    if end:
+        when, point = end
 
         def opened(*given: Any) -> Store:
             return dying(open_store(*given), when, point)
 
         setattr(aura.app, "open_store", opened)  # noqa: B010
-    app = Aura("test", config=Config(database=database, lease=LEASE, poll=0.05))
-    print("ready", flush=True)
-    await told()
     async with app:
         await told()
 
 
-async def follower(database: str, split: str, how: str = "") -> None:
+async def follower(database: str, split: str, how: str) -> None:
     heard: set[int] = set()
+    if how == "blind":
+        setattr(rollouts, "_POLL", 3_600.0)  # noqa: B010  (a constant)
 
     def hear(found: Split) -> None:
         if found.epoch not in heard:
