@@ -1,0 +1,268 @@
+"""Queues as programs declare them, and the places in them that starts ask for.
+
+A definition is stored in the database, and that one counts for everybody at any time. A worker
+that starts stores what its program declares, in place of what was there, and says so; a client
+only adds what is not there yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from aura.engine.definition import check_name
+from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownQueue
+from aura.store.base import Announce, Offer, Placement, QueueLimits, Store, Writer
+
+log = logging.getLogger("aura.queues")
+
+PRIORITIES: Mapping[str, int] = {"critical": 100, "high": 10, "normal": 0, "low": -10}
+"""Steps of priority by name; each is worth a minute of waiting."""
+
+MOST_PRIORITY = 10_000
+_LONGEST_WORD = 500
+Wait = timedelta | float
+Rate = tuple[int, Wait]
+PriorityName = Literal["critical", "high", "normal", "low"]
+
+
+class Queue:
+    """Where runs wait; `limits` say how many of them run. Made by `app.queue(...)`."""
+
+    def __init__(self, name: str, limits: QueueLimits) -> None:
+        self.name = name
+        self.limits = limits
+
+    def __repr__(self) -> str:
+        return f"<queue {self.name}>"
+
+    def place(
+        self,
+        *,
+        key: str | None = None,
+        priority: int | PriorityName = "normal",
+        delay: Wait | None = None,
+        at: datetime | None = None,
+        dedup: str | None = None,
+        debounce: Wait | tuple[Wait, Wait] | None = None,
+    ) -> Placement:
+        """A place in this queue, for `app.start(..., queue=...)`; see `place` of this module."""
+        return place(
+            self.name, key=key, priority=priority, delay=delay, at=at, dedup=dedup,
+            debounce=debounce,
+        )  # fmt: skip
+
+
+def place(
+    queue: str | None = None,
+    *,
+    key: str | None = None,
+    priority: int | PriorityName = "normal",
+    delay: Wait | None = None,
+    at: datetime | None = None,
+    dedup: str | None = None,
+    debounce: Wait | tuple[Wait, Wait] | None = None,
+) -> Placement:
+    """A place in a queue (None: the default one). Times are seconds or timedeltas.
+
+    Runs of one `key` (a tenant, an account) have the limit per key in common, and keys take turns.
+    `priority` is a name or a number of steps, each worth a minute of waiting. The run begins after
+    `delay`, or `at` a time (an aware datetime). While a run of the workflow with the same `dedup`
+    has not ended, a start gives that one. `debounce` (with a `dedup`) waits for so long after the
+    last such start, and the run gets the input of that one; a pair (wait, most) bounds how long the
+    first one may be put off in all.
+
+    Raises InvalidInput.
+    """
+    if queue is not None:
+        check_name(queue, "a queue")
+    if at is not None and at.tzinfo is None:
+        raise InvalidInput(f"at is {at!r}", hint="Give a datetime with a time zone")
+    if sum(one is not None for one in (delay, at, debounce)) > 1:
+        raise InvalidInput("a run has one time to wait for", hint="Give delay, at or debounce")
+    if debounce is not None and dedup is None:
+        raise InvalidInput(
+            "debounce needs a dedup", hint='Say what is the same, as in dedup="doc-7"'
+        )
+    wait, most = debounce if isinstance(debounce, tuple) else (debounce, None)
+    return Placement(
+        queue,
+        "" if key is None else _word(key, "key"),
+        _steps(priority),
+        None if delay is None else _seconds(delay, "delay"),
+        None if at is None else at.timestamp(),
+        None if dedup is None else _word(dedup, "dedup"),
+        None if wait is None else _seconds(wait, "debounce", above=True),
+        None if most is None else _seconds(most, "debounce", above=True),
+    )
+
+
+def placed(queue: str | Queue | Placement | None) -> Placement | None:
+    """What `queue=` of a start means; None for the default queue and nothing else."""
+    if isinstance(queue, Queue):
+        queue = queue.name
+    found = queue if isinstance(queue, Placement) else place(queue)
+    return None if found == Placement() else found
+
+
+class Queues:
+    """The queues that one app has declared or heard of."""
+
+    def __init__(self) -> None:
+        self._declared: dict[str, Queue] = {}
+        self._known: set[str] = set()
+
+    def declare(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        per_worker: int | None = None,
+        per_key: int | None = None,
+        rate: Rate | None = None,
+        requires: Iterable[str] = (),
+        resources: Mapping[str, float] | None = None,
+    ) -> Queue:
+        """Raises RegistrationError."""
+        check_name(name, "a queue")
+        amounts = (concurrency, per_worker, per_key, rate and rate[0])
+        for what, amount in zip(
+            ("concurrency", "per_worker", "per_key", "rate"), amounts, strict=True
+        ):
+            _check_amount(name, what, amount)
+        limits = QueueLimits(
+            concurrency, per_worker, per_key, rate and rate[0], _window(name, rate),
+            checked_tags(requires), checked_resources(resources or {}),
+        )  # fmt: skip
+        known = self._declared.get(name)
+        if known is not None and known.limits != limits:
+            raise RegistrationError(
+                f"queue {name} is declared twice, with other limits",
+                hint="Declare it once and pass the object, or its name",
+            )
+        return self._declared.setdefault(name, Queue(name, limits))
+
+    async def open(self, store: Store, writer: Writer, *, worker: bool) -> None:
+        """Store what was declared; see the module's docstring. Raises StoreUnavailable."""
+        self._store = store
+        there = {one.name: one.limits for one in await store.queues()}
+        self._known = {*there, *self._declared}
+        for name, queue in self._declared.items():
+            before = there.get(name)
+            if before == queue.limits or (before is not None and not worker):
+                continue
+            await store.put_queue(name, queue.limits, replace=worker)
+            if before is not None:
+                log.warning(
+                    "queue %s has new limits for all: %s instead of %s",
+                    name, queue.limits.dump(), before.dump(),
+                )  # fmt: skip
+                await writer.submit(Announce("ready"))
+
+    async def require(self, place: Placement | None) -> None:
+        """Raises UnknownQueue for a queue that is neither declared here nor in the database."""
+        name = None if place is None else place.queue
+        if name is None or name in self._known:
+            return
+        self._known |= {one.name for one in await self._store.queues()}
+        if name not in self._known:
+            raise UnknownQueue(
+                f"there is no queue {name}",
+                hint=f"Declare it with app.queue({name!r}); known: "
+                f"{', '.join(sorted(self._known)) or 'none'}",
+            )
+
+    def windows(self) -> dict[str, float]:
+        """The time over which the rates of declared queues are counted, in seconds."""
+        return {name: one.limits.per for name, one in self._declared.items() if one.limits.rate}
+
+
+def checked_tags(tags: Iterable[str]) -> frozenset[str]:
+    """Raises RegistrationError."""
+    if isinstance(tags, str):
+        raise RegistrationError(f"tags are {tags!r}", hint=f"Write {{{tags!r}}}")
+    for tag in tags:
+        check_name(tag, "a tag")
+    return frozenset(tags)
+
+
+def checked_resources(resources: Mapping[str, float]) -> dict[str, float]:
+    """Raises RegistrationError."""
+    for name, amount in resources.items():
+        check_name(name, "a resource")
+        if not _is_number(amount) or not 0 < amount < math.inf:
+            raise RegistrationError(f"the resource {name} is {amount!r}", hint="Give an amount")
+    return {name: float(amount) for name, amount in resources.items()}
+
+
+def read_resources(words: Iterable[str]) -> dict[str, float]:
+    """Resources written as name=amount. Raises ConfigError."""
+    found = {}
+    for word in words:
+        name, _, amount = word.partition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            raise ConfigError(
+                f"the resource {word!r} has no amount", hint="Write name=amount, as in gpu=2"
+            ) from None
+    return found
+
+
+def offer(tags: Iterable[str], resources: Mapping[str, float]) -> Offer:
+    """What a worker has. Raises RegistrationError."""
+    return Offer(checked_tags(tags), checked_resources(resources))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_amount(queue: str, what: str, amount: Any) -> None:
+    whole = isinstance(amount, int) and not isinstance(amount, bool)
+    if amount is not None and (not whole or not 0 < amount < 2**31):
+        raise RegistrationError(
+            f"{what} of queue {queue} is {amount!r}", hint="Give a whole number above 0"
+        )
+
+
+def _window(queue: str, rate: Rate | None) -> float:
+    if rate is None:
+        return 0.0
+    per = rate[1].total_seconds() if isinstance(rate[1], timedelta) else rate[1]
+    if not _is_number(per) or not 0 < per < math.inf:
+        raise RegistrationError(
+            f"the rate of queue {queue} is per {rate[1]!r}",
+            hint="Write rate=(100, timedelta(minutes=1))",
+        )
+    return float(per)
+
+
+def _seconds(wait: Any, what: str, *, above: bool = False) -> float:
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    if not _is_number(seconds) or not 0 <= seconds < math.inf or (above and seconds == 0):
+        raise InvalidInput(f"{what} is {wait!r}", hint="Give seconds or a timedelta")
+    return float(seconds)
+
+
+def _word(word: Any, what: str) -> str:
+    if not isinstance(word, str) or not 0 < len(word) <= _LONGEST_WORD or not word.isprintable():
+        raise InvalidInput(
+            f"{what} is {word!r:.80}", hint=f"Give 1 to {_LONGEST_WORD} printable characters"
+        )
+    return word
+
+
+def _steps(priority: Any) -> int:
+    if isinstance(priority, str) and priority in PRIORITIES:
+        return PRIORITIES[priority]
+    whole = isinstance(priority, int) and not isinstance(priority, bool)
+    if not whole or abs(priority) > MOST_PRIORITY:
+        raise InvalidInput(
+            f"there is no priority {priority!r}",
+            hint=f"Use {', '.join(PRIORITIES)}, or -{MOST_PRIORITY} to {MOST_PRIORITY}",
+        )
+    return int(priority)
