@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from aura.engine.schedule import (
     MOST,
     ON_TIME,
+    Begun,
     Book,
     Missed,
     Order,
     Overlap,
     Schedule,
     Tick,
+    begun,
     check,
     decide,
     due,
@@ -446,6 +448,25 @@ def test_a_backfill_with_overlap_allowed_starts_at_once() -> None:
     order = Order("backfill", "1", start=HOUR, end=3 * HOUR)
     _, book = obey(schedule, Book(10 * HOUR), order, 10.5 * HOUR)
     assert starts(decide(schedule, book, 10.5 * HOUR)) == [HOUR, 2 * HOUR, 3 * HOUR]
+
+
+def test_starts_are_counted_when_they_are_known() -> None:
+    _, book = busy("queue")
+    found = begun(book, [Begun(ONE, tracked=False, reason="it has run")], HOUR)
+    assert (found.running, found.started, found.history[-1].kind) == ((), 0, "refused")
+    found = begun(book, [Begun(ONE)], HOUR)
+    assert (found.running, found.started, found.history[-1].kind) == ((ONE,), 1, "started")
+
+
+def test_what_is_deleted_starts_nothing_and_takes_no_orders() -> None:
+    schedule, book = busy("queue")
+    book = decide(schedule, book, 2 * HOUR).book
+    _, book = obey(schedule, book, Order("delete", "1"), 2.1 * HOUR)
+    turn = decide(schedule, book, 9 * HOUR, {ONE})
+    assert (turn.starts, turn.book.running, turn.book.queued) == ((), (), ())
+    assert wake_at(schedule, turn.book) == math.inf
+    with pytest.raises(ScheduleError, match="deleted"):
+        obey(schedule, turn.book, Order("resume", "2"), 9 * HOUR)
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,15 @@ class Event:
 class Book:
     """Where a schedule is. Ticks up to `cursor` have been decided.
 
-    `running` are the runs that are not known to have ended (none are kept for overlap="allow"),
-    `queued` the ticks that wait for them, oldest first. `started`, `skipped` (for an overlap) and
-    `missed` (too late) are counts.
+    `turns` counts its decisions. `running` are the runs that are not known to have ended (none are
+    kept for overlap="allow"), `queued` the ticks that wait for them, oldest first. `started`,
+    `skipped` (for an overlap) and `missed` (too late) are counts.
     """
 
     cursor: float
+    turns: int = 0
     paused: bool = False
+    deleted: bool = False
     running: tuple[str, ...] = ()
     queued: tuple[Tick, ...] = ()
     started: int = 0
@@ -279,6 +281,7 @@ def wake_at(schedule: Schedule, book: Book) -> float:
 def decide(schedule: Schedule, book: Book, now: float, ended: Collection[str] = ()) -> Turn:
     """What is to be done at a moment; `ended` are runs that are known to have ended by now."""
     book = replace(book, running=tuple(one for one in book.running if one not in ended))
+    book = replace(book, turns=book.turns + 1)
     if book.paused:
         turn = Turn(replace(book, cursor=max(book.cursor, now)))
     else:
@@ -356,7 +359,6 @@ def _start(schedule: Schedule, turn: Turn, tick: Tick) -> Turn:
     book = turn.book
     if schedule.overlap != "allow":
         book = replace(book, running=(*book.running, run_id(schedule, tick)))
-    book = replace(book, started=book.started + 1)
     return replace(turn, book=book, starts=(*turn.starts, tick))
 
 
@@ -370,6 +372,25 @@ def _next_in_line(schedule: Schedule, turn: Turn) -> Turn:
         else:
             waiting.append(tick)
     return replace(turn, book=replace(turn.book, queued=tuple(waiting)))
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What became of a start. `tracked`: its end will be told. `reason`: why no new run began."""
+
+    run: str
+    tracked: bool = True
+    reason: str = ""
+
+
+def begun(book: Book, results: Collection[Begun], now: float) -> Book:
+    """Where the schedule is once its ticks have been started."""
+    lost = {one.run for one in results if not one.tracked}
+    book = replace(book, running=tuple(one for one in book.running if one not in lost))
+    kinds = {one.run: "refused" if one.reason else "started" for one in results}
+    new = sum(kind == "started" for kind in kinds.values())
+    book = replace(book, started=book.started + new)
+    return book.told(*(Event(now, kinds[one.run], one.run, one.reason) for one in results))
 
 
 # -- what people ask for -----------------------------------------------------------------------
@@ -401,6 +422,7 @@ class Order:
 def obey(schedule: Schedule, book: Book, order: Order, now: float) -> tuple[Schedule, Book]:
     """The schedule and where it is, after an order. Raises ScheduleError for one that makes no
     sense; nothing has changed then."""
+    _require(not book.deleted, f"schedule {schedule.name} is deleted")
     match order.kind:
         case "pause":
             _require(not book.paused, f"schedule {schedule.name} is paused already")
@@ -415,7 +437,7 @@ def obey(schedule: Schedule, book: Book, order: Order, now: float) -> tuple[Sche
         case "update":
             return _updated(schedule, book, order, now)
         case "delete":
-            pass
+            book = replace(book, paused=True, deleted=True, queued=())
     return schedule, book.told(Event(now, _DONE[order.kind], reason=_why(order)))
 
 

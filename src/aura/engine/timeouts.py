@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aura.codec import plain, to_json
 from aura.engine.calls import Call
 from aura.engine.lanes import Lane, scope
+from aura.engine.storeclock import sleep_till
 from aura.errors import ConfigError, DeadlineExceeded, InvalidInput
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ class Alarm:
             await execution.turn_of(self._over)
         else:
             await execution.caught_up()
-            while (left := self.at - execution.clock.now()) > 0:
-                await execution.clock.sleep(left)
+            await sleep_till(execution.clock, self.at)
             if execution.stopped:
                 return  # the next worker will see that the time is over
             await execution.answer(Call(self._key + _OVER, "", None), "over")
@@ -123,17 +123,17 @@ class Timeout:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         if self._plain is not None:
-            return await self._plain.__aexit__(kind, error, trace)
+            await self._plain.__aexit__(kind, error, trace)
+            return
         if self._alarm is None:
-            return None
+            return
         if kind is None and self._alarm.expired:
             kind, error = await _pending_cancellation()
         alone = self._alarm.close()
         if alone and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise TimeoutError(f"not done within {self._seconds:g} s") from error
-        return None
 
     def expired(self) -> bool:
         """Whether the time was over before the scope had ended."""

@@ -1,0 +1,57 @@
+"""The database's time, as a worker knows it: deadlines are the database's business, not the
+machine's, so that workers whose clocks differ agree on them.
+
+Each answer of the database that bears a time bounds how far its clock is from ours: it was read
+between our question and its answer. While what we believe lies within those bounds, it stays;
+otherwise it moves to the middle of them.
+"""
+
+from __future__ import annotations
+
+from aura.clock import Clock
+from aura.store.base import Store
+
+_CLOSE = 1e-4  # seconds by which a sleep may end early
+_LOOK = 60.0  # seconds between looks at the clock
+
+
+class StoreClock:
+    """A clock whose `now` is the database's; the rest is the machine's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.offset = 0.0
+        """Seconds by which the database is ahead of this machine."""
+
+    def now(self) -> float:
+        return self._clock.now() + self.offset
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+    def here(self) -> float:
+        """The machine's own time, for `learn`."""
+        return self._clock.now()
+
+    async def ask(self, store: Store) -> None:
+        """Set the clock. Raises StoreUnavailable."""
+        asked = self.here()
+        self.learn(asked, await store.moment())
+
+    def learn(self, asked: float, moment: float) -> None:
+        """The database said `moment` to a question of ours that was sent at `asked`."""
+        self.offset = believed(self.offset, moment - self.here(), moment - asked)
+
+
+async def sleep_till(clock: Clock, at: float) -> None:
+    """Return at that time (epoch seconds), also when the clock is set meanwhile."""
+    while (left := at - clock.now()) > _CLOSE:
+        await clock.sleep(min(left, _LOOK))
+
+
+def believed(offset: float, least: float, most: float) -> float:
+    """What to believe of an offset that lies between two bounds."""
+    return offset if least <= offset <= most else (least + most) / 2

@@ -1,0 +1,711 @@
+"""Time limits of scopes: journalled, kept over crashes, the same on every replay."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import aura
+from aura import Retry, RunFailed, step
+from aura.codec import to_json
+from aura.errors import ConfigError, InvalidInput, RunCancelled
+from aura.store.base import Entry
+from tests.engine.kit import Ledger, World, declare, replayed, until
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+def entry(seq: int, key: str, kind: str, output: Any = None) -> Entry:
+    data = None if output is None else to_json(output)
+    return Entry("", seq, key, kind, "", None, data, None, 1, 0.0, 0.0)
+
+
+# -- what is interrupted -----------------------------------------------------------------------
+
+
+@step
+async def slow(text: str) -> str:
+    await never()
+    return text
+
+
+async def in_a_step() -> None:
+    await slow("a")
+
+
+async def in_a_sleep() -> None:
+    await aura.sleep(3_600)
+
+
+async def in_a_receive() -> None:
+    await aura.receive("nothing")
+
+
+async def in_a_receive_with_more_time() -> None:
+    await aura.receive("nothing", timeout=3_600)
+
+
+async def in_an_update() -> None:
+    await aura.receive_update("nothing")
+
+
+async def in_branches() -> None:
+    await asyncio.gather(slow("a"), aura.sleep(3_600), aura.receive("nothing"))
+
+
+async def in_a_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(aura.sleep(3_600))
+        group.create_task(slow("b"))
+
+
+async def in_a_branch_with_a_limit_of_its_own() -> None:
+    async def limited() -> None:
+        async with aura.timeout(3_600):
+            await slow("c")
+
+    await asyncio.gather(limited(), limited())
+
+
+async def in_something_that_is_not_durable() -> None:
+    await never()
+
+
+WAITS: list[Callable[[], Any]] = [
+    in_a_step, in_a_sleep, in_a_receive, in_a_receive_with_more_time, in_an_update, in_branches,
+    in_a_group, in_a_branch_with_a_limit_of_its_own, in_something_that_is_not_durable,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_whatever_waits_is_interrupted_now_and_on_replay(
+    memory: World, wait: Callable[[], Any]
+) -> None:
+    @step
+    async def work(text: str) -> str:
+        return text
+
+    async def flow() -> list[str]:
+        done = [await work("before")]
+        try:
+            async with aura.timeout(0.15) as limit:
+                done.append(await work("inside"))
+                await wait()
+                done.append("too far")
+        except TimeoutError:
+            done.append(await work("after"))
+        assert limit.expired()
+        return done
+
+    workflow = declare(flow)
+    app = await memory.open(workflow)
+    expected = ["before", "inside", "after"]
+    run = await app.start(workflow, id="r")
+    assert await run.result(timeout=20) == expected
+    journal = await app.store.journal("r")
+    assert [one.key for one in journal if one.kind == "over"] == ["0/timeout#1/over"]
+    for length in range(len(journal)):
+        begun = length != 2  # the time was over before the step inside had begun
+        wanted = expected if begun else ["before", "after"]
+        assert await replayed(app, workflow, journal[:length]) == wanted, length
+
+
+async def test_what_is_done_in_time_is_not_interrupted(world: World) -> None:
+    async def flow() -> tuple[str, bool]:
+        async with aura.timeout(timedelta(seconds=60)) as limit:
+            await aura.sleep(0.01)
+        return "done", limit.expired()
+
+    workflow = declare(flow)
+    app = await world.open(workflow)
+    run = await app.start(workflow, id="r")
+    assert await run.result(timeout=10) == ("done", False)
+    assert [one.kind for one in await world.journal("r")] == ["timeout", "sleep", "woke"]
+
+
+async def test_no_limit_is_none(memory: World) -> None:
+    async def flow() -> str:
+        async with aura.timeout(None) as limit:
+            await aura.sleep(0.01)
+        assert limit.when() is None
+        return "done"
+
+    app = await memory.open()
+    assert await (await app.start(declare(flow), id="r")).result(timeout=10) == "done"
+
+
+@pytest.mark.parametrize("limit", [0, -5, timedelta(days=-1)])
+async def test_no_time_at_all(memory: World, limit: Any) -> None:
+    async def flow() -> str:
+        try:
+            async with aura.timeout(limit):
+                await slow("a")
+        except TimeoutError as error:
+            return str(error)
+        return "?"
+
+    app = await memory.open()
+    assert "not done within" in await (await app.start(declare(flow))).result(timeout=10)
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan")])
+def test_what_is_no_time_is_refused(limit: float) -> None:
+    with pytest.raises(InvalidInput, match="has no end"):
+        aura.timeout(limit)
+
+
+async def test_a_limit_is_entered_once(memory: World) -> None:
+    async def flow() -> str:
+        limit = aura.timeout(5)
+        async with limit:
+            await aura.sleep(0)
+        try:
+            async with limit:
+                await aura.sleep(0)
+        except ConfigError as error:
+            return error.message
+        return "?"
+
+    app = await memory.open()
+    assert "entered twice" in await (await app.start(declare(flow))).result(timeout=10)
+
+
+async def test_outside_a_run_it_is_a_plain_one() -> None:
+    with pytest.raises(TimeoutError):
+        async with aura.timeout(0.01) as limit:
+            await never()
+    assert limit.expired()
+    async with aura.timeout(timedelta(seconds=60)) as limit:
+        await asyncio.sleep(0)
+    assert not limit.expired()
+
+
+async def test_in_a_step_it_is_a_plain_one(memory: World) -> None:
+    @step
+    async def careful() -> str:
+        try:
+            async with aura.timeout(0.01):
+                await never()
+        except TimeoutError:
+            return "in time"
+        return "?"
+
+    async def flow() -> str:
+        return await careful()
+
+    app = await memory.open()
+    run = await app.start(declare(flow), id="r")
+    assert await run.result(timeout=10) == "in time"
+    assert [one.kind for one in await app.store.journal("r")] == ["step"]
+
+
+# -- scopes in scopes --------------------------------------------------------------------------
+
+
+async def test_the_inner_one_first(memory: World) -> None:
+    async def flow() -> list[str]:
+        said = []
+        try:
+            async with aura.timeout(0.3):
+                try:
+                    async with aura.timeout(0.05):
+                        await aura.sleep(60)
+                except TimeoutError:
+                    said.append("inner")
+                await aura.sleep(60)
+        except TimeoutError:
+            said.append("outer")
+        return said
+
+    await _same_for_all_prefixes(memory, flow, ["inner", "outer"], ["outer"])
+
+
+async def test_the_outer_one_first(memory: World) -> None:
+    async def flow() -> list[str]:
+        said = []
+        try:
+            async with aura.timeout(0.05):
+                try:
+                    async with aura.timeout(60):
+                        await aura.sleep(60)
+                except TimeoutError:
+                    said.append("inner")
+        except TimeoutError:
+            said.append("outer")
+        return said
+
+    await _same_for_all_prefixes(memory, flow, ["outer"])
+
+
+async def test_both_at_once(memory: World) -> None:
+    async def flow() -> list[str]:
+        said = []
+        try:
+            async with aura.timeout(0), aura.timeout(0):
+                await aura.sleep(60)
+        except TimeoutError:
+            said.append("timeout")
+        await aura.sleep(0.01)
+        return said
+
+    await _same_for_all_prefixes(memory, flow, ["timeout"])
+
+
+async def test_one_after_the_other(memory: World) -> None:
+    async def flow() -> list[int]:
+        said = []
+        for number in range(3):
+            try:
+                async with aura.timeout(0.02):
+                    await aura.sleep(60)
+            except TimeoutError:
+                said.append(number)
+        return said
+
+    await _same_for_all_prefixes(memory, flow, [0, 1, 2])
+
+
+async def test_cleaning_up_may_take_steps(memory: World) -> None:
+    @step
+    async def clean(what: str) -> str:
+        return what
+
+    async def flow() -> list[str]:
+        said = []
+        try:
+            async with aura.timeout(0.05):
+                try:
+                    await slow("a")
+                finally:
+                    said.append(await clean("up"))
+        except TimeoutError:
+            said.append("late")
+        return said
+
+    await _same_for_all_prefixes(memory, flow, ["up", "late"])
+
+
+async def test_another_error_is_not_hidden(memory: World) -> None:
+    async def flow() -> str:
+        try:
+            async with aura.timeout(0.05):
+                try:
+                    await slow("a")
+                except asyncio.CancelledError:
+                    raise KeyError("mine") from None
+        except KeyError:
+            await aura.sleep(0.01)  # the cancellation does not come again
+            return "mine"
+        return "?"
+
+    await _same_for_all_prefixes(memory, flow, "mine")
+
+
+async def test_a_timeout_of_one_branch_leaves_the_others(memory: World) -> None:
+    @step
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    async def impatient() -> str:
+        try:
+            async with aura.timeout(0.1):
+                await slow("a")
+        except TimeoutError:
+            return "late"
+        return "?"
+
+    async def patient() -> list[int]:
+        found = [await work(number) for number in range(8)]
+        await aura.sleep(0.2)
+        return found
+
+    async def flow() -> tuple[str, list[int]]:
+        one, other = await asyncio.gather(impatient(), patient())
+        return one, other
+
+    await _same_for_all_prefixes(memory, flow, ("late", list(range(8))))
+
+
+async def test_what_a_race_left_behind_is_left_behind_again(memory: World) -> None:
+    """A scope that ends as its time is over, and a step that ends as it does."""
+
+    @step
+    async def quick(number: int) -> int:
+        return number
+
+    async def flow() -> list[str]:
+        said = []
+        for number in range(12):
+            try:
+                async with aura.timeout(0.004):
+                    while True:
+                        said.append(f"{number}:{await quick(number)}")
+            except TimeoutError:
+                said.append(f"{number} over")
+        return said
+
+    workflow = declare(flow)
+    app = await memory.open(workflow)
+    run = await app.start(workflow, id="r")
+    expected = await run.result(timeout=30)
+    journal = await app.store.journal("r")
+    assert await replayed(app, workflow, journal) == expected
+
+
+async def _same_for_all_prefixes(
+    memory: World, flow: Callable[[], Any], expected: object, *others: object
+) -> None:
+    """The flow gives what is expected, live and however much of its journal a crash leaves.
+
+    `others`: or one of these, when the time was over before the crash had left an `over`.
+    """
+    workflow = declare(flow)
+    app = await memory.open(workflow)
+    run = await app.start(workflow, id="r")
+    assert await run.result(timeout=30) == expected
+    journal = await app.store.journal("r")
+    assert any(one.kind == "over" for one in journal)
+    for length in range(len(journal) + 1):
+        found = await replayed(app, workflow, journal[:length])
+        over = any(one.kind == "over" for one in journal[:length])
+        assert found == expected or (found in others and not over), length
+
+
+# -- over crashes ------------------------------------------------------------------------------
+
+
+async def test_time_outs_count_across_recovery(world: World, ledger: Ledger) -> None:
+    stuck = asyncio.Event()
+
+    @step
+    async def hang() -> None:
+        ledger("hang")
+        stuck.set()
+        await never()
+
+    async def flow() -> str:
+        started = aura.now()
+        try:
+            async with aura.timeout(0.6):
+                await hang()
+        except TimeoutError:
+            return f"{(aura.now() - started).total_seconds():.3f}"
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow)
+    await app.start(workflow, id="r")
+    await asyncio.wait_for(stuck.wait(), 10)
+    await until(lambda: _has(world, "r", "timeout"))
+    deadline = next(one for one in await world.journal("r") if one.kind == "timeout").output
+    await world.crash(app)
+    app = await world.open(workflow)
+    assert float(await app.run("r", workflow).result(timeout=20)) >= 0.6
+    after = [one for one in await world.journal("r") if one.kind == "timeout"]
+    assert [one.output for one in after] == [deadline]
+
+
+async def _has(world: World, run_id: str, kind: str) -> bool:
+    return any(one.kind == kind for one in await world.journal(run_id))
+
+
+async def test_nothing_new_begins_after_the_time_was_over_in_a_crash(
+    memory: World, ledger: Ledger
+) -> None:
+    @step
+    async def hang() -> None:
+        ledger("hang")
+        await never()
+
+    async def flow() -> str:
+        try:
+            async with aura.timeout(60):
+                await hang()
+        except TimeoutError:
+            return "over"
+        return "?"
+
+    workflow = declare(flow)
+    app = await memory.open(workflow)
+    passed = [entry(1, "0/timeout#1", "timeout", time.time() - 1)]
+    assert await replayed(app, workflow, passed) == "over"
+    assert ledger.ran == []
+
+
+async def test_a_back_off_survives_a_restart_and_its_scope_ends_it(
+    world: World, ledger: Ledger
+) -> None:
+    @step(retries=Retry(attempts=5, first=3_600.0))
+    async def failing() -> None:
+        ledger("try")
+        raise ValueError("again")
+
+    async def flow() -> str:
+        try:
+            async with aura.timeout(1.0):
+                await failing()
+        except TimeoutError:
+            return "over"
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow, keep_in_memory=0.1)
+    await app.start(workflow, id="r")
+    await until(lambda: _has(world, "r", "attempt"))
+    await world.crash(app)
+    app = await world.open(workflow, keep_in_memory=0.1)
+    assert await app.run("r", workflow).result(timeout=20) == "over"
+    assert ledger.ran == ["try"]
+
+
+async def test_a_run_with_a_limit_leaves_memory_and_wakes_for_it(world: World) -> None:
+    async def flow() -> str:
+        try:
+            async with aura.timeout(1.5):
+                await aura.sleep(3_600)
+        except TimeoutError:
+            return "over"
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow, keep_in_memory=0.2)
+    run = await app.start(workflow, id="r")
+
+    async def waits() -> bool:
+        return (await world.record("r")).state == "waiting"
+
+    await until(waits)
+    record = await world.record("r")
+    assert record.wake_at is not None
+    assert record.wake_at < time.time() + 1.5
+    assert await run.result(timeout=20) == "over"
+
+
+async def test_a_limit_alone_takes_no_run_out_of_memory(memory: World, ledger: Ledger) -> None:
+    """The code waits for something that is not durable: it would have to begin again."""
+
+    async def flow() -> str:
+        ledger("flow")
+        async with aura.timeout(3_600):
+            await asyncio.sleep(0.6)
+        return "done"
+
+    workflow = declare(flow)
+    app = await memory.open(workflow, keep_in_memory=0.05)
+    assert await (await app.start(workflow, id="r")).result(timeout=20) == "done"
+    assert ledger.ran == ["flow"]
+
+
+async def test_cancelling_the_run_is_no_timeout(world: World) -> None:
+    inside = asyncio.Event()
+
+    async def flow() -> str:
+        try:
+            async with aura.timeout(3_600):
+                inside.set()
+                await aura.sleep(3_600)
+        except TimeoutError:
+            return "timeout"
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow)
+    run = await app.start(workflow, id="r")
+    await asyncio.wait_for(inside.wait(), 10)
+    await run.cancel()
+    with pytest.raises(RunCancelled):
+        await run.result(timeout=10)
+
+
+# -- sagas -------------------------------------------------------------------------------------
+
+
+async def test_a_saga_in_a_limit_is_compensated(memory: World) -> None:
+    done: list[str] = []
+
+    @step
+    async def pay() -> str:
+        return "paid"
+
+    @step
+    async def refund(paid: str) -> None:
+        done.append(f"refund {paid}")
+
+    async def flow() -> str:
+        try:
+            async with aura.timeout(0.1), aura.saga() as saga:
+                await saga.step(pay, compensate=refund)
+                await aura.sleep(3_600)
+        except TimeoutError:
+            return "taken back"
+        return "?"
+
+    await _same_for_all_prefixes(memory, flow, "taken back")
+    assert "refund paid" in done
+
+
+async def test_after_a_pivot_a_limit_around_the_saga_waits_for_its_end(memory: World) -> None:
+    @step
+    async def pay() -> str:
+        return "paid"
+
+    async def flow() -> list[str]:
+        said = []
+        try:
+            async with aura.timeout(0.1), aura.saga() as saga:
+                await saga.step(pay, pivot=True)
+                await aura.sleep(0.3)
+                try:
+                    async with aura.timeout(0.05):  # inside: it is the saga's own business
+                        await aura.sleep(3_600)
+                except TimeoutError:
+                    said.append("inner")
+                said.append("all of it")
+        except TimeoutError:
+            said.append("then late")
+        await aura.sleep(0.01)
+        return said
+
+    expected = ["inner", "all of it", "then late"]
+    await _same_for_all_prefixes(memory, flow, expected, ["then late"])
+
+
+# -- sleep_until -------------------------------------------------------------------------------
+
+
+async def test_sleep_until_a_moment(world: World) -> None:
+    async def flow() -> float:
+        moment = aura.now() + timedelta(seconds=0.3)
+        await aura.sleep_until(moment)
+        return (aura.now() - moment).total_seconds()
+
+    workflow = declare(flow)
+    app = await world.open(workflow)
+    late = await (await app.start(workflow, id="r")).result(timeout=10)
+    assert -0.01 <= late < 8
+    journal = await world.journal("r")
+    assert [one.kind for one in journal] == ["value", "sleep", "woke", "value"]
+
+
+async def test_sleep_until_what_has_passed(memory: World) -> None:
+    async def flow() -> str:
+        await aura.sleep_until(datetime(2001, 1, 1, tzinfo=UTC))
+        return "at once"
+
+    app = await memory.open()
+    assert await (await app.start(declare(flow))).result(timeout=10) == "at once"
+
+
+@pytest.mark.parametrize("moment", [datetime(2030, 1, 1), 5, None])  # noqa: DTZ001
+def test_sleep_until_what_is_no_moment(moment: Any) -> None:
+    with pytest.raises(InvalidInput, match="knows its zone"):
+        aura.sleep_until(moment)
+
+
+async def test_sleep_until_outside_a_run() -> None:
+    started = time.monotonic()
+    await aura.sleep_until(datetime.now(UTC) + timedelta(seconds=0.05))
+    assert time.monotonic() - started >= 0.04
+
+
+# -- deadlines of runs -------------------------------------------------------------------------
+
+
+async def test_a_run_is_interrupted_at_its_deadline(world: World) -> None:
+    cleaned: list[str] = []
+
+    async def flow() -> str:
+        try:
+            await aura.receive("nothing")
+        finally:
+            cleaned.append("up")
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow, keep_in_memory=0.1)
+    run = await app.start(workflow, id="r", deadline=timedelta(seconds=1.0))
+    with pytest.raises(RunFailed, match="DeadlineExceeded: the run was not done") as caught:
+        await run.result(timeout=20)
+    assert caught.value.type == "DeadlineExceeded"
+    assert cleaned[-1] == "up"
+    record = await world.record("r")
+    assert (record.state, record.deadline is not None) == ("failed", True)
+
+
+async def test_a_run_that_is_done_in_time_has_met_its_deadline(world: World) -> None:
+    async def flow() -> str:
+        await aura.sleep(0.01)
+        return "done"
+
+    workflow = declare(flow)
+    app = await world.open(workflow)
+    run = await app.start(workflow, id="r", deadline=3_600)
+    assert await run.result(timeout=10) == "done"
+    assert [one.kind for one in await world.journal("r")] == ["sleep", "woke"]
+
+
+async def test_starting_again_keeps_the_first_deadline(world: World) -> None:
+    async def flow() -> None:
+        await aura.sleep(3_600)
+
+    workflow = declare(flow)
+    app = await world.open(workflow, worker=False)
+    await app.start(workflow, id="r", deadline=60)
+    first = (await world.record("r")).deadline
+    await app.start(workflow, id="r", deadline=600)
+    assert (await world.record("r")).deadline == first
+    await app.start(workflow, id="q", queue=app.place(delay=60), deadline=600)
+    assert (await world.record("q")).deadline is not None
+
+
+async def test_a_run_whose_deadline_passed_before_it_began_does_nothing(
+    world: World, ledger: Ledger
+) -> None:
+    @step
+    async def work() -> None:
+        ledger("work")
+
+    async def flow() -> None:
+        await work()
+
+    workflow = declare(flow)
+    app = await world.open(workflow, worker=False)
+    run = await app.start(workflow, id="r", deadline=datetime(2020, 1, 1, tzinfo=UTC))
+    await world.open(workflow)
+    with pytest.raises(RunFailed, match="DeadlineExceeded"):
+        await run.result(timeout=20)
+    assert ledger.ran == []
+
+
+async def test_a_run_may_give_something_at_its_deadline(memory: World) -> None:
+    async def flow() -> str:
+        try:
+            await aura.sleep(3_600)
+        except asyncio.CancelledError:
+            return "half of it"
+        return "?"
+
+    app = await memory.open()
+    run = await app.start(declare(flow), id="r", deadline=0.1)
+    assert await run.result(timeout=20) == "half of it"
+    for length in (1, 2):
+        journal = (await app.store.journal("r"))[:length]
+        assert [one.kind for one in journal] == ["sleep", "over"][:length]
+
+
+@pytest.mark.parametrize("deadline", [datetime(2030, 1, 1), float("nan")])  # noqa: DTZ001
+async def test_what_is_no_deadline_is_refused(memory: World, deadline: Any) -> None:
+    app = await memory.open()
+
+    async def flow() -> None: ...
+
+    with pytest.raises(InvalidInput):
+        await app.start(declare(flow), deadline=deadline)
