@@ -118,7 +118,7 @@ async def drop(app: Aura) -> None:
         await app.store.close()
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], timeout: float = 5.0) -> None:
+async def until(condition: Callable[[], bool | Awaitable[bool]], timeout: float = 60.0) -> None:
     """Return when the condition holds; fail loudly when it does not come to hold."""
     give_up = time.monotonic() + timeout
     while True:
@@ -151,7 +151,7 @@ async def replayed(
     app: Aura, workflow: Workflow[..., Any], journal: list[Entry], *args: Any
 ) -> Any:
     """What a run gives whose journal begins so, as after a crash; `app` executes it."""
-    return await (await resumed(app, workflow, journal, *args)).result(timeout=10)
+    return await (await resumed(app, workflow, journal, *args)).result(timeout=60)
 
 
 async def resumed(

@@ -150,7 +150,7 @@ async def test_runs_with_an_older_key_wait_for_it(
     assert record.wake_at is not None
     await new.close()
     both = await world.open(declare(speaks), encryption_keys=(K2, K1))
-    assert await both.run(run_id).result(timeout=10) == MARKER
+    assert await both.run(run_id).result(timeout=60) == MARKER
     assert (await both.run(run_id).record()).error is None
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import warnings
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ async def test_branches_with_several_steps_in_any_order(
             await until(lambda key=name + number: key in ledger.ran)  # type: ignore[misc]
             doors[name + number].set()
             await asyncio.sleep(0)
-    live = await run.result(timeout=5)
+    live = await run.result(timeout=60)
     journal = await app.store.journal("r")
     assert {e.key for e in journal if e.kind == "step"} == {
         f"0.{lane}/work#{n}" for lane in (1, 2, 3) for n in (1, 2)
@@ -98,7 +99,7 @@ async def test_the_first_completed_is_the_same_on_replay(
     if len(first) == 1:
         await until(lambda: ledger.count("after") == 1)
         doors["b" if first == "a" else "a"].set()
-    live = await run.result(timeout=5)
+    live = await run.result(timeout=60)
     journal = await app.store.journal("r")
     ledger.ran.clear()
     for cut in range(1, len(journal) + 1):
@@ -129,9 +130,15 @@ async def test_as_completed_is_the_same_on_replay(
         (one,) = await asyncio.gather(work(name))
         return one
 
+    over: list[str] = []
+
+    async def noted(branch: Coroutine[Any, Any, str]) -> str:
+        over.append(await branch)
+        return over[-1]
+
     async def flow() -> list[str]:
         branches = [nested("a"), quick("b"), work("c")]
-        tasks = [asyncio.create_task(one) for one in branches]
+        tasks = [asyncio.create_task(noted(one)) for one in branches]
         return [await one for one in asyncio.as_completed(tasks)]
 
     workflow = declare(flow)
@@ -140,8 +147,8 @@ async def test_as_completed_is_the_same_on_replay(
     await until(lambda: len(ledger.ran) == 3)
     for name in order:
         doors[name].set()
-        await asyncio.sleep(0)
-    live = await run.result(timeout=5)
+        await until(lambda name=name: name in over)  # type: ignore[misc]
+    live = await run.result(timeout=60)
     journal = await app.store.journal("r")
     assert tuple(live) == order
     for _ in range(3):
@@ -159,7 +166,7 @@ async def test_as_completed_of_bare_coroutines_is_refused(memory: World) -> None
 
     app = await memory.open()
     with pytest.raises(RunFailed, match="as_completed begins coroutines in random order"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
 
 
 async def test_the_loser_of_a_race_is_not_begun_again(world: World, ledger: Ledger) -> None:
@@ -194,10 +201,10 @@ async def test_the_loser_of_a_race_is_not_begun_again(world: World, ledger: Ledg
     workflow = declare(flow)
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     app = await world.open(workflow)
-    assert await app.run("r").result(timeout=5) == "fast"
+    assert await app.run("r").result(timeout=60) == "fast"
     assert ledger.ran == ["slow", "fast", "hold", "hold"]
 
 
@@ -225,7 +232,7 @@ async def test_a_branch_that_asks_late_still_gets_its_answers(
 
     workflow = declare(flow)
     app = await memory.open(workflow)
-    live = await (await app.start(workflow, id="r")).result(timeout=5)
+    live = await (await app.start(workflow, id="r")).result(timeout=60)
     journal = await app.store.journal("r")
     ledger.ran.clear()
     assert await replayed(app, workflow, journal) == live
@@ -237,10 +244,13 @@ async def test_a_branch_that_asks_late_still_gets_its_answers(
 async def test_an_abandoned_branch_ends_with_its_run(
     memory: World, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
+    stuck = asyncio.Event()
+
     @step
     async def work(name: str) -> str:
         ledger(name)
         if name == "stuck":
+            stuck.set()
             await asyncio.Event().wait()
         return name
 
@@ -257,12 +267,12 @@ async def test_an_abandoned_branch_ends_with_its_run(
 
     async def flow() -> str:
         tasks = [asyncio.create_task(branch()), asyncio.create_task(broken())]
-        await aura.sleep(0.05)
+        await stuck.wait()
         return f"{len(tasks)} left"
 
     app = await memory.open()
     with caplog.at_level(logging.ERROR):
-        assert await (await app.start(declare(flow), id="r")).result(timeout=5) == "2 left"
+        assert await (await app.start(declare(flow), id="r")).result(timeout=60) == "2 left"
         await asyncio.sleep(0.05)
     assert ledger.ran == ["one", "stuck"]
     assert [e.key for e in await app.store.journal("r") if e.kind == "step"] == ["0.1/work#1"]
@@ -302,10 +312,10 @@ async def test_a_failing_branch_of_gather_and_of_a_group(world: World) -> None:
     workflow = declare(flow)
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     app = await world.open(workflow)
-    await app.run("r").result(timeout=5)
+    await app.run("r").result(timeout=60)
     assert seen[0] == seen[1]
     assert len(seen[0]) == 4
 
@@ -324,10 +334,10 @@ async def test_a_step_without_await_is_told(memory: World) -> None:
 
     app = await memory.open()
     with pytest.raises(RunFailed, match="sleep without awaiting it"):
-        await (await app.start(declare(sleepless))).result(timeout=5)
+        await (await app.start(declare(sleepless))).result(timeout=60)
     run = await app.start(declare(flow))
     with pytest.raises(RunFailed, match=r"forgotten without awaiting it.*Write `await`"):
-        await run.result(timeout=5)
+        await run.result(timeout=60)
 
 
 async def test_a_branch_cancelled_before_it_began_was_not_forgotten(memory: World) -> None:
@@ -348,7 +358,7 @@ async def test_a_branch_cancelled_before_it_began_was_not_forgotten(memory: Worl
         return "done"
 
     app = await memory.open()
-    assert await (await app.start(declare(flow))).result(timeout=5) == "done"
+    assert await (await app.start(declare(flow))).result(timeout=60) == "done"
 
 
 async def test_a_workflow_that_returns_a_coroutine_is_told(memory: World) -> None:
@@ -369,9 +379,9 @@ async def test_a_workflow_that_returns_a_coroutine_is_told(memory: World) -> Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(RunFailed, match="work without awaiting it"):
-            await (await app.start(declare(flow))).result(timeout=5)
+            await (await app.start(declare(flow))).result(timeout=60)
         with pytest.raises(RunFailed, match="the result of workflow strange cannot be stored"):
-            await (await app.start(declare(strange))).result(timeout=5)
+            await (await app.start(declare(strange))).result(timeout=60)
 
 
 async def _begun(world: World, ledger: Ledger) -> None:
@@ -395,7 +405,7 @@ async def _begun(world: World, ledger: Ledger) -> None:
     workflow = declare(old, name="flow")
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
 
 
@@ -418,7 +428,7 @@ async def test_a_changed_path_parks_the_run_with_both_sides(world: World, ledger
     app = await world.open(workflow)
     run = app.run("r", workflow)
     with pytest.raises(RunParked, match="NonDeterminism") as caught:
-        await run.result(timeout=5)
+        await run.result(timeout=60)
     text = str(caught.value)
     assert "0/work#2" in text
     assert '{"number":2}' in text
@@ -449,7 +459,7 @@ async def test_an_inserted_step_of_another_name_shifts_nothing(
 
     workflow = declare(new, name="flow")
     app = await world.open(workflow)
-    assert await app.run("r", workflow).result(timeout=5) == 13
+    assert await app.run("r", workflow).result(timeout=60) == 13
     assert ledger.ran == ["inserted"]
 
 
@@ -472,7 +482,7 @@ async def test_a_sleep_in_place_of_a_step_is_non_deterministic(
 
     app = await world.open(declare(old, name="flow"))
     await app.start(declare(old, name="flow"), id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
 
     async def new() -> None:
@@ -480,7 +490,7 @@ async def test_a_sleep_in_place_of_a_step_is_non_deterministic(
 
     app = await world.open(declare(new, name="flow"))
     with pytest.raises(RunParked, match=r"journal has a step.*asks for a sleep"):
-        await app.run("r").result(timeout=5)
+        await app.run("r").result(timeout=60)
 
 
 def test_the_error_names_are_public() -> None:

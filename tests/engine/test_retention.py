@@ -58,7 +58,7 @@ async def test_old_runs_go_while_others_are_under_way(world: World) -> None:
         swept = Swept(*map(sum, zip(swept, more, strict=True)))
         return swept.runs >= 100
 
-    await until(all_gone, timeout=30)
+    await until(all_gone, timeout=60)
     await starting
     assert swept[:2] == (100, 300)
     assert sorted(_ran) == sorted(at + n for at in range(100) for n in range(3))
@@ -151,7 +151,7 @@ async def test_the_feeds_of_a_rollout_under_way_stay(world: World) -> None:
     assert len(await app.store.feed("observations/research")) == 3
     assert len(await app.store.feed("observations/other")) == 1
     await app.rollouts.order("next", "rollback", by="me")
-    await app.run("rollout-next-1").result(timeout=10)
+    await app.run("rollout-next-1").result(timeout=60)
     what = replace(await app.rollouts.sweep_plan(60.0), age=-60.0)
     assert what.keep == ()
     assert (await app.store.sweep(what)).items == 3

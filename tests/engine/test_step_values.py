@@ -41,7 +41,7 @@ async def test_what_no_codec_knows_fails_the_step(memory: World, value: object) 
     app = await memory.open()
     run = await app.start(declare(flow), id="r")
     with pytest.raises(RunFailed, match="the result of step give") as caught:
-        await run.result(timeout=5)
+        await run.result(timeout=60)
     assert caught.value.type == "StepFailed"
     (entry,) = await app.store.journal("r")
     failure = plain(entry.error)
@@ -60,7 +60,7 @@ async def test_a_value_of_another_type_than_annotated_fails_the_step(memory: Wor
 
     app = await memory.open()
     with pytest.raises(RunFailed, match=r"CodecError.*result of step give.*integer"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
 
 
 async def test_an_argument_that_cannot_be_stored_is_named(memory: World) -> None:
@@ -72,7 +72,7 @@ async def test_an_argument_that_cannot_be_stored_is_named(memory: World) -> None
 
     app = await memory.open()
     with pytest.raises(RunFailed, match="argument 'connection' of step take cannot be stored"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
 
 
 async def test_live_and_replayed_values_have_one_type(world: World) -> None:
@@ -101,10 +101,10 @@ async def test_live_and_replayed_values_have_one_type(world: World) -> None:
     workflow = declare(flow)
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     app = await world.open(workflow)
-    await app.run("r").result(timeout=5)
+    await app.run("r").result(timeout=60)
     assert seen[0] == seen[1] == [point, 1.0]
     assert [type(x) for x in seen[0]] == [type(x) for x in seen[1]] == [Point, float]
 
@@ -138,7 +138,7 @@ async def main() -> None:
     async with app:
         words = {f"word {n}" for n in range(50)}
         run = await app.start(workflow, words, id="r")
-        print(await run.result(timeout=10))
+        print(await run.result(timeout=60))
 
 asyncio.run(main())
 """
@@ -149,7 +149,7 @@ asyncio.run(main())
             env={**os.environ, "PYTHONHASHSEED": seed},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 20)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
         return process.returncode or 0, out.decode() + err.decode()[-2000:]
 
     code, said = await go("first", "1")
@@ -169,7 +169,7 @@ async def test_a_result_over_the_limit_fails_the_step(memory: World, ledger: Led
 
     app = await memory.open(max_payload=10_000)
     with pytest.raises(RunFailed, match=r"PayloadTooLarge: the result of step big is 20,002"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
     assert ledger.count("big") == 1
 
 
@@ -186,10 +186,10 @@ async def test_large_payloads_round_trip(world: World, ledger: Ledger) -> None:
 
     workflow = declare(flow)
     app = await world.open(workflow)
-    assert await (await app.start(workflow, text, id="r")).result(timeout=10) == text
+    assert await (await app.start(workflow, text, id="r")).result(timeout=60) == text
     (entry,) = await world.journal("r")
     assert entry.output is not None
     assert len(entry.output) < len(text.encode()) / 5
     assert entry.input is None
     other = await world.open(worker=False)
-    assert await other.run("r").result(timeout=5) == text
+    assert await other.run("r").result(timeout=60) == text

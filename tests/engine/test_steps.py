@@ -16,9 +16,9 @@ import pytest
 
 import aura
 from aura import NonRetryable, Retry, RunFailed, StepFailed, step
-from aura.codec import plain
+from aura.codec import plain, to_json
 from aura.errors import ConfigError, RegistrationError, StepTimeout
-from tests.engine.kit import Ledger, World, declare, until
+from tests.engine.kit import Ledger, World, declare, resumed, until
 
 
 class Refused(Exception):
@@ -39,10 +39,10 @@ async def test_a_step_is_retried_with_growing_pauses(world: World) -> None:
         return await flaky()
 
     app = await world.open()
-    assert await (await app.start(declare(flow), id="r")).result(timeout=5) == 4
+    assert await (await app.start(declare(flow), id="r")).result(timeout=60) == 4
     pauses = [b - a for a, b in pairwise(times)]
     for at, pause in enumerate(pauses):
-        assert 0.04 * 2**at / 2 <= pause <= 0.04 * 2**at + 0.25
+        assert pause >= 0.04 * 2**at / 2
     journal = await world.journal("r")
     assert [(e.kind, e.attempt) for e in journal] == [
         ("attempt", 1), ("attempt", 2), ("attempt", 3), ("step", 4),
@@ -50,8 +50,8 @@ async def test_a_step_is_retried_with_growing_pauses(world: World) -> None:
     for at, entry in enumerate(journal[:3]):
         found = plain(entry.error)
         assert (found["type"], found["message"]) == ("Refused", "not yet")
-        pause = found["retry_at"] - entry.recorded_at
-        assert 0.04 * 2**at / 2 - 0.002 <= pause <= 0.04 * 2**at + 0.002
+        assert found["retry_at"] - entry.started_at >= 0.04 * 2**at / 2
+        assert found["retry_at"] - entry.recorded_at <= 0.04 * 2**at
 
 
 def test_backoff_and_jitter_have_bounds() -> None:
@@ -84,19 +84,16 @@ async def test_what_must_not_be_retried_is_not(memory: World, ledger: Ledger) ->
         return found
 
     app = await memory.open()
-    found = await (await app.start(declare(flow))).result(timeout=5)
+    found = await (await app.start(declare(flow))).result(timeout=60)
     assert found == ["Refused", "no", "1", "NonRetryable", "the account is closed", "1"]
     assert ledger.ran == ["never", "give_up"]
 
 
 async def test_retry_state_survives_a_crash(world: World, ledger: Ledger) -> None:
-    times: list[float] = []
-
-    @step(retries=Retry(attempts=2, first=0.5, factor=1.0))
+    @step(retries=Retry(attempts=2, first=3600, factor=1.0, longest=3600))
     async def flaky() -> str:
         ledger("flaky")
-        times.append(time.time())
-        raise Refused(f"try {len(times)}")
+        raise Refused(f"try {ledger.count('flaky')}")
 
     async def flow() -> list[Any]:
         try:
@@ -109,23 +106,32 @@ async def test_retry_state_survives_a_crash(world: World, ledger: Ledger) -> Non
     app = await world.open(workflow)
     await app.start(workflow, id="r")
 
-    async def failed_twice() -> bool:
-        return len(await world.journal("r")) == 2
+    async def waits(run_id: str) -> bool:
+        record = await world.record(run_id)
+        return record.state == "waiting"
 
-    await until(failed_twice)
+    await until(lambda: waits("r"))
+    [first] = await world.journal("r")
+    failed = plain(first.error)
+    assert 1_800 <= failed["retry_at"] - first.started_at <= 3_600 + 60
     await world.crash(app)
-    retry_at = plain((await world.journal("r"))[1].error)["retry_at"]
     app = await world.open(workflow)
-    assert await app.run("r").result(timeout=5) == ["try 3", 3]
-    assert ledger.count("flaky") == 3
-    assert retry_at <= times[2] < retry_at + 0.4
-    assert [e.attempt for e in await world.journal("r")] == [1, 2, 3]
+    again = await resumed(app, workflow, [first])  # its time has not come
+    await until(lambda: waits(again.id))
+    assert (await world.record(again.id)).wake_at == pytest.approx(failed["retry_at"])
+    assert ledger.count("flaky") == 1
+    due = to_json(failed | {"retry_at": time.time() - 1})
+    journal = [first._replace(error=due), first._replace(seq=2, attempt=2, error=due)]
+    third = await resumed(app, workflow, journal)
+    assert await third.result(timeout=60) == ["try 2", 3]
+    assert ledger.count("flaky") == 2
+    assert [e.attempt for e in await world.journal(third.id)] == [1, 2, 3]
 
 
 async def test_a_step_that_waits_long_for_its_next_try_leaves_memory(memory: World) -> None:
     tries: list[float] = []
 
-    @step(retries=Retry(attempts=1, first=1.2))
+    @step(retries=Retry(attempts=1, first=2.0))
     async def flaky() -> int:
         tries.append(time.time())
         if len(tries) == 1:
@@ -135,16 +141,11 @@ async def test_a_step_that_waits_long_for_its_next_try_leaves_memory(memory: Wor
     async def flow() -> int:
         return await flaky()
 
-    app = await memory.open(keep_in_memory=0.2)
+    app = await memory.open(keep_in_memory=0.0)
     run = await app.start(declare(flow))
-
-    async def waiting() -> bool:
-        return await run.status() == "waiting"
-
-    await until(waiting, timeout=2)
-    assert await run.result(timeout=5) == 2
+    assert await run.result(timeout=60) == 2
     assert (await run.record()).epoch == 2
-    assert tries[1] - tries[0] >= 0.6
+    assert tries[1] - tries[0] >= 1.0
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
@@ -177,10 +178,10 @@ async def test_a_step_timeout_is_the_same_live_and_replayed(world: World, kind: 
     workflow = declare(flow)
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     app = await world.open(workflow)
-    await app.run("r").result(timeout=5)
+    await app.run("r").result(timeout=60)
     released.set()
     live, replayed = seen
     assert live == replayed
@@ -201,7 +202,7 @@ async def test_a_timeout_error_of_the_code_is_no_step_timeout(memory: World) -> 
         return []
 
     app = await memory.open()
-    found = await (await app.start(declare(flow))).result(timeout=5)
+    found = await (await app.start(declare(flow))).result(timeout=60)
     assert found == ["StepFailed", "TimeoutError", "its own"]
 
 
@@ -229,10 +230,10 @@ async def test_a_failed_step_is_the_same_live_and_replayed(world: World) -> None
     workflow = declare(flow)
     app = await world.open(workflow)
     await app.start(workflow, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     app = await world.open(workflow)
-    await app.run("r").result(timeout=5)
+    await app.run("r").result(timeout=60)
     live, replayed = seen
     assert vars(live) == vars(replayed)
     assert str(live) == str(replayed)
@@ -257,7 +258,7 @@ async def test_an_error_that_cannot_even_be_shown(memory: World) -> None:
 
     app = await memory.open()
     with pytest.raises(RunFailed, match="Rude"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
 
 
 async def test_a_run_that_raises_is_failed_with_type_and_traceback(world: World) -> None:
@@ -267,12 +268,12 @@ async def test_a_run_that_raises_is_failed_with_type_and_traceback(world: World)
     app = await world.open()
     run = await app.start(declare(flow), id="r")
     with pytest.raises(RunFailed, match="told you") as caught:
-        await run.result(timeout=5)
+        await run.result(timeout=60)
     assert (caught.value.run_id, caught.value.type) == ("r", "Refused")
     assert 'raise Refused("told you")' in caught.value.traceback
     other = await world.open(worker=False)
     with pytest.raises(RunFailed) as again:
-        await other.run("r").result(timeout=5)
+        await other.run("r").result(timeout=60)
     assert vars(again.value) == vars(caught.value)
 
 
@@ -297,7 +298,7 @@ current: contextvars.ContextVar[str] = contextvars.ContextVar("current", default
 
 
 async def test_plain_steps_run_in_threads_with_context(memory: World) -> None:
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
 
     @step
     def block(name: str) -> list[str]:
@@ -309,7 +310,7 @@ async def test_plain_steps_run_in_threads_with_context(memory: World) -> None:
         return list(await asyncio.gather(block("a"), block("b")))
 
     app = await memory.open()
-    found = await (await app.start(declare(flow), "mine", id="r")).result(timeout=5)
+    found = await (await app.start(declare(flow), "mine", id="r")).result(timeout=60)
     assert [one[:2] for one in found] == [["a", "mine"], ["b", "mine"]]
     assert all(one[2].startswith("aura-step") for one in found)
     assert [one[3] for one in found] == ["r:0.1/block#1", "r:0.2/block#1"]
@@ -320,7 +321,7 @@ async def test_the_event_loop_goes_on_while_a_plain_step_blocks(memory: World) -
 
     @step
     def block() -> str:
-        assert release.wait(5)
+        assert release.wait(60)
         return "free"
 
     async def flow() -> str:
@@ -330,7 +331,7 @@ async def test_the_event_loop_goes_on_while_a_plain_step_blocks(memory: World) -
     run = await app.start(declare(flow))
     await asyncio.sleep(0.05)
     release.set()
-    assert await run.result(timeout=5) == "free"
+    assert await run.result(timeout=60) == "free"
 
 
 async def test_a_step_that_calls_steps_runs_them_as_plain_functions(
@@ -354,7 +355,7 @@ async def test_a_step_that_calls_steps_runs_them_as_plain_functions(
 
     app = await memory.open()
     run = await app.start(declare(flow), id="r")
-    assert await run.result(timeout=5) == [1, 1, 2, 2, 3, 3]
+    assert await run.result(timeout=60) == [1, 1, 2, 2, 3, 3]
     assert ledger.count("inner") == 3
     assert [e.key for e in await app.store.journal("r")] == ["0/outer#1"]
 
@@ -370,7 +371,7 @@ async def test_a_step_in_a_class(memory: World) -> None:
         return [await Tools.add(1), await Tools.add(1, 2), await Tools.add(b=1, a=1)]
 
     app = await memory.open()
-    assert await (await app.start(declare(flow))).result(timeout=5) == [6, 3, 2]
+    assert await (await app.start(declare(flow))).result(timeout=60) == [6, 3, 2]
 
 
 @pytest.mark.parametrize(
@@ -410,7 +411,7 @@ async def test_starred_arguments_have_no_names(memory: World) -> None:
 
     app = await memory.open()
     with pytest.raises(RunFailed, match=r"takes \*numbers"):
-        await (await app.start(declare(flow))).result(timeout=5)
+        await (await app.start(declare(flow))).result(timeout=60)
 
 
 async def test_a_step_that_exits_or_cancels_something_fails(memory: World) -> None:
@@ -437,7 +438,7 @@ async def test_a_step_that_exits_or_cancels_something_fails(memory: World) -> No
         sys.exit("out")
 
     app = await memory.open()
-    found = await (await app.start(declare(flow))).result(timeout=5)
+    found = await (await app.start(declare(flow))).result(timeout=60)
     assert found == ["SystemExit", "bye", "CancelledError", ""]
     with pytest.raises(RunFailed, match="SystemExit: out"):
-        await (await app.start(declare(exits))).result(timeout=5)
+        await (await app.start(declare(exits))).result(timeout=60)

@@ -40,7 +40,7 @@ async def test_several_workers_share_runs_and_each_run_finishes_once(
     workers = [await world.open(workflow, capacity=7) for _ in range(3)]
     client = await world.open(workflow, worker=False)
     runs = [await client.start(workflow, f"{n}", id=f"r{n}") for n in range(60)]
-    results = await asyncio.gather(*(run.result(timeout=20) for run in runs))
+    results = await asyncio.gather(*(run.result(timeout=60) for run in runs))
     assert results == [f"{n}a{n}b" for n in range(60)]
     assert len(ledger.ran) == len(set(ledger.ran)) == 120
     records = [await run.record() for run in runs]
@@ -61,22 +61,20 @@ async def test_close_hands_runs_over_at_once(world: World, ledger: Ledger) -> No
 
     async def flow() -> str:
         done = await short()
-        await aura.sleep(0.3)
+        await aura.sleep(1.0)
         ledger("slept")
         return done
 
     workflow = declare(flow)
-    app = await world.open(workflow, lease=60.0)
+    app = await world.open(workflow, lease=3600.0, grace=3600.0)
     run = await app.start(workflow, id="r")
     await until(lambda: ledger.count("short") == 1)
-    started = time.monotonic()
     await app.close()
     world.apps.remove(app)
     assert (await world.record(run.id)).state == "pending"
     assert [e.key for e in await world.journal("r")] == ["0/short#1", "0/sleep#1"]
-    app = await world.open(workflow, lease=60.0)
-    assert await app.run("r", workflow).result(timeout=5) == "short"
-    assert time.monotonic() - started < 3
+    app = await world.open(workflow)
+    assert await app.run("r", workflow).result(timeout=60) == "short"
     assert ledger.ran == ["short", "slept"]
     assert (await world.record("r")).recoveries == 0
 
@@ -99,9 +97,9 @@ async def test_close_lets_go_of_a_step_after_the_grace(world: World, ledger: Led
     started = time.monotonic()
     await app.close()
     world.apps.remove(app)
-    assert 0.1 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.1
     app = await world.open(workflow)
-    assert await app.run("r", workflow).result(timeout=5) == "done"
+    assert await app.run("r", workflow).result(timeout=60) == "done"
 
 
 async def test_a_lost_lease_is_taken_over_and_the_old_worker_writes_nothing(
@@ -132,7 +130,7 @@ async def test_a_lost_lease_is_taken_over_and_the_old_worker_writes_nothing(
     await until(lambda: slow._worker is not None and not slow._worker._tasks)
     assert await world.journal("r") == []
     gates[1].set()
-    assert await run.result(timeout=5) == "worker 1"
+    assert await run.result(timeout=60) == "worker 1"
     record = await run.record()
     assert (record.epoch, record.recoveries) == (2, 1)
 
@@ -156,10 +154,11 @@ async def test_a_dead_workers_runs_are_taken_when_its_lease_is_over(
     await until(lambda: ledger.count("work") == 1)
     world.apps.remove(dead)
     await drop(dead)
-    dropped = time.monotonic()
+    async with world.store() as store:
+        [gone] = await store.workers()
     other = await world.open(workflow)
-    assert await other.run("r", workflow).result(timeout=5) == "done"
-    assert 0.1 < time.monotonic() - dropped < 2
+    assert await other.run("r", workflow).result(timeout=60) == "done"
+    assert time.time() >= gone.lease_until
 
 
 async def test_capacity_limits_what_runs_at_once(world: World) -> None:
@@ -179,7 +178,7 @@ async def test_capacity_limits_what_runs_at_once(world: World) -> None:
     workflow = declare(flow)
     app = await world.open(workflow, capacity=4)
     runs = await asyncio.gather(*(app.start(workflow) for _ in range(30)))
-    await asyncio.gather(*(run.result(timeout=10) for run in runs))
+    await asyncio.gather(*(run.result(timeout=60) for run in runs))
     assert most == 4
 
 
@@ -194,11 +193,11 @@ async def test_a_worker_only_claims_versions_it_has(world: World) -> None:
     await world.open(one)
     client = await world.open(one, two, worker=False)
     waits = await client.start(two, id="two")
-    assert await (await client.start(one, id="one")).result(timeout=5) == "old"
+    assert await (await client.start(one, id="one")).result(timeout=60) == "old"
     await asyncio.sleep(0.2)
     assert await waits.status() == "pending"
     await world.open(two)
-    assert await waits.result(timeout=5) == "new"
+    assert await waits.result(timeout=60) == "new"
     assert (await waits.record()).version == "2.0.0"
 
 
@@ -218,16 +217,18 @@ async def test_a_run_stays_on_its_version_over_a_crash(world: World, ledger: Led
     one, two = declare(old, "1.0.0", "flow"), declare(new, "2.0.0", "flow")
     app = await world.open(one)
     await app.start(one, id="r")
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), 60)
     await world.crash(app)
     newer = await world.open(two)
     await asyncio.sleep(0.2)
     assert await newer.run("r").status() == "running"  # nobody here may take it
     await world.open(one, two)
-    assert await newer.run("r").result(timeout=5) == "old"
+    assert await newer.run("r").result(timeout=60) == "old"
 
 
-async def test_a_client_gets_results_of_other_processes_quickly(world: World) -> None:
+async def test_a_client_is_told_of_results_of_other_processes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @step
     async def work(number: int) -> int:
         return number + 1
@@ -236,14 +237,13 @@ async def test_a_client_gets_results_of_other_processes_quickly(world: World) ->
         return await work(number)
 
     workflow = declare(flow)
-    await world.open(workflow, poll=30.0)
+    await world.open(workflow, poll=3600.0)
+    monkeypatch.setattr("aura.engine.handle._POLL", 3_600.0)  # both are told, or never know
     app = world.app(workflow)
     async with app.client() as client:
         for number in range(5):
-            started = time.monotonic()
             run = await client.start(workflow, number)
-            assert await run.result(timeout=5) == number + 1
-            assert time.monotonic() - started < 0.5
+            assert await run.result(timeout=60) == number + 1
 
 
 async def test_a_second_client_waits_for_the_same_run(world: World) -> None:
@@ -255,13 +255,13 @@ async def test_a_second_client_waits_for_the_same_run(world: World) -> None:
     worker = await world.open(workflow)
     await worker.start(workflow, id="r")
     other = await world.open(workflow, worker=False)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         assert await other.run("r", workflow).result() == "done"
 
 
 async def test_a_sleeping_run_wakes_on_another_worker(world: World) -> None:
     async def flow() -> str:
-        await aura.sleep(0.8)
+        await aura.sleep(2.0)
         return "woke"
 
     workflow = declare(flow)
@@ -275,7 +275,7 @@ async def test_a_sleeping_run_wakes_on_another_worker(world: World) -> None:
     await first.close()
     world.apps.remove(first)
     second = await world.open(workflow)
-    assert await second.run("r", workflow).result(timeout=5) == "woke"
+    assert await second.run("r", workflow).result(timeout=60) == "woke"
 
 
 async def test_a_start_that_was_repeated_is_not_executed_again(
@@ -289,7 +289,7 @@ async def test_a_start_that_was_repeated_is_not_executed_again(
     worker = app._worker
     assert worker is not None
     run = await app.start(declare(flow), id="r")
-    await run.result(timeout=5)
+    await run.result(timeout=60)
     ended = await run.record()
     stale = ended._replace(state="running", owner=worker.id, output=None)
     answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -320,7 +320,7 @@ async def test_the_dispatcher_survives_errors_that_it_does_not_know(
     monkeypatch.setattr(app.store, "claim", claim)
     with caplog.at_level(logging.CRITICAL):
         runs = [await app.start(workflow) for _ in range(5)]
-        assert [await run.result(timeout=5) for run in runs] == ["done"] * 5
+        assert [await run.result(timeout=60) for run in runs] == ["done"] * 5
 
 
 async def test_an_engine_error_parks_the_run_with_its_traceback(
@@ -334,7 +334,7 @@ async def test_an_engine_error_parks_the_run_with_its_traceback(
     with caplog.at_level(logging.CRITICAL):
         run = await app.start(declare(flow))
         with pytest.raises(RunParked, match="ZeroDivisionError: a bug"):
-            await run.result(timeout=5)
+            await run.result(timeout=60)
 
 
 async def _broken(_: Any) -> None:
@@ -360,10 +360,10 @@ async def test_runs_go_on_when_all_connections_are_cut(postgres_url: str, ledger
     client = await world.open(workflow, worker=False)
     try:
         runs = [await client.start(workflow, f"r{n}", id=f"r{n}") for n in range(20)]
-        waiting = asyncio.gather(*(run.result(timeout=20) for run in runs))
+        waiting = asyncio.gather(*(run.result(timeout=60) for run in runs))
         admin = await asyncpg.connect(postgres_url)
         cut = 0
-        for _ in range(4):
+        while cut < 8:
             await asyncio.sleep(0.05)
             cut += await admin.fetchval(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
