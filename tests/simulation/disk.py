@@ -1,5 +1,7 @@
-"""The store of a simulated world: the real SqliteStore on one database in memory, whose transactions
-take seeded time and meet seeded faults. Every process has its own link to that database."""
+"""The store of a simulated world: the real SqliteStore on one database in memory.
+
+Its transactions take seeded time and meet seeded faults. Every process has its own link to it.
+"""
 
 from __future__ import annotations
 
@@ -128,10 +130,11 @@ class Link:
             ended = max(world.universe.now, self._free_at) + weather.delay()
             if weather.in_order:
                 self._free_at = ended
-            world.universe.at(ended, lambda: loop.dead or arrive(result, error))
+            world.universe.at(ended, lambda: arrive(result, error))
 
         def arrive(result: Any, error: Exception | None) -> None:
-            loop.call_soon(self._settle, answer, result, error)
+            if not loop.dead:
+                loop.call_soon(self._settle, answer, result, error)
 
         world.universe.at(began, reach_the_database)
         return await answer

@@ -9,6 +9,7 @@ and which of several timers of one instant is first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -97,7 +98,10 @@ class Task(asyncio.Task[Any]):
     __eq__ = object.__eq__
 
 
-class Loop(asyncio.AbstractEventLoop):
+_Base: Any = asyncio.AbstractEventLoop  # of whose fifty methods a few are enough
+
+
+class Loop(_Base):  # type: ignore[misc]
     """What asyncio, the engine and steps need of an event loop, and no more."""
 
     def __init__(self, universe: Universe, node: Any, number: int) -> None:
@@ -116,9 +120,10 @@ class Loop(asyncio.AbstractEventLoop):
         """Begin a task from outside."""
         asyncio._set_running_loop(self)
         try:
-            return self.create_task(coro)
+            task: asyncio.Task[Any] = self.create_task(coro)
         finally:
             asyncio._set_running_loop(None)
+        return task
 
     def round(self) -> None:
         """Run what is ready now; what becomes ready by that is for the next round."""
@@ -127,7 +132,7 @@ class Loop(asyncio.AbstractEventLoop):
         try:
             for _ in range(len(ready)):
                 handle = ready.popleft()
-                if not handle._cancelled:  # type: ignore[attr-defined]  # as asyncio's own loop
+                if not handle._cancelled:
                     handle._run()
                 if self.dead:
                     return
@@ -188,7 +193,7 @@ class Loop(asyncio.AbstractEventLoop):
     def set_task_factory(self, factory: Any) -> None:
         self._factory = factory
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, _: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
         """A thread: its work is done at once, some time from now."""
         future = self.create_future()
 
@@ -217,7 +222,5 @@ class Loop(asyncio.AbstractEventLoop):
 
 
 def _close(coro: Any) -> None:
-    try:
+    with contextlib.suppress(BaseException):  # its process is dead
         coro.close()
-    except BaseException:  # noqa: BLE001, S110  (its process is dead; what it does now is nothing)
-        pass

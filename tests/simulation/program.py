@@ -160,6 +160,11 @@ class _Refused(Exception):
     """A saga's scope fails."""
 
 
+def _check(holds: bool) -> None:
+    if not holds:
+        raise _Refused
+
+
 async def _saga(known: list[str], plan: Plan, fails: bool) -> list[str]:
     found: list[str] = []
 
@@ -173,8 +178,7 @@ async def _saga(known: list[str], plan: Plan, fails: bool) -> list[str]:
                     await asyncio.gather(*(do(pause) for pause in part))
                 else:
                     await do(part)
-            if fails:
-                raise _Refused
+            _check(not fails)
     except _Refused:
         return ["undone"]
     return found

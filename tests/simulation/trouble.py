@@ -45,7 +45,7 @@ def _deaths(_: World, random: Random, workers: list[Process]) -> None:
     """Deaths at the boundary of a commit or claim."""
     for worker in workers:
         worker.restart_after = random.choice((0.01, 0.3, 2.0))
-        for _ in range(random.randint(0, 3)):
+        for _number in range(random.randint(0, 3)):
             kind: Fault = random.choice(("dies-before-commit", "dies-after-commit"))
             worker.fate.append((random.choice((2, 5, 10, 20, 40)) + random.randint(0, 9), kind))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import random
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -21,7 +22,6 @@ from aura import Aura, Config, Workflow
 from aura.codec import plain
 from aura.engine import Registry
 from aura.errors import (
-    AuraError,
     ConfigError,
     ResultTimeout,
     RunCancelled,
@@ -31,7 +31,8 @@ from aura.errors import (
     StoreUnavailable,
 )
 from aura.store.base import Entry, RunRecord, Signal, Store
-from aura.store.sqlite import COLUMNS, _SQL, record
+from aura.store.queries import queries
+from aura.store.sqlite_ops import COLUMNS, record
 from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weather, empty_database
 from tests.simulation.history import Found, History
 from tests.simulation.loop import Loop, Universe
@@ -39,6 +40,7 @@ from tests.simulation.plans import Errand, errands
 from tests.simulation.program import script
 from tests.simulation.trouble import arrange
 
+_SQL = queries("sqlite")
 LEASE = 1.0
 LIMIT = 600.0  # simulated seconds after which a world is stuck
 _PATIENCE = 3  # how often a caller requeues a parked run
@@ -52,7 +54,6 @@ class World:
         self.workflows = workflows
         self.random = Random(seed)
         self.universe = Universe(Random(self.random.getrandbits(64)))
-        self.db = empty_database()
         self.clock = WallClock(self)
         self.weather = Weather(Random(self.random.getrandbits(64)))
         self.history = History()
@@ -94,8 +95,10 @@ class World:
     # Its life.
 
     def play(self) -> list[str]:
-        """Live from beginning to end; the complaints."""
-        with seeded(self.random.getrandbits(64)):
+        """Live from beginning to end; the complaints. One world at a time: they share a database
+        whose statements are prepared."""
+        self.db = empty_database()
+        with seeded(self.random.getrandbits(64)), _errors_logged(self.history.complain):
             try:
                 self._begin()
                 self.universe.run(self._settled, LIMIT)
@@ -203,6 +206,9 @@ class Process:
             await self.app.open(worker=self.worker)
         except StoreUnavailable:
             self.die()
+        except Exception as error:
+            self.world.history.complain(f"{self.name} cannot start: {error!r}")
+            raise
         worker = self.app._worker
         if worker is not None:
             worker._services = replace(worker._services, **self.world.services)
@@ -292,8 +298,11 @@ class _Caller:
                     lambda: run.signal(name, key, priority=priority, id=key)
                 )  # fmt: skip
             except RunEnded:
+                self._world.log(f"signal {key} of {run.id} was refused")
                 return
             self._told("signal", sent.seq)
+            if sent.duplicate:
+                self._world.log(f"signal {key} of {run.id} was repeated")
 
     async def _cancel(self, run: Any, after: float) -> None:
         await self._sleep(after)
@@ -332,6 +341,32 @@ class _Caller:
         run_id = self._errand.id
         self._world.log(f"{what} of {run_id}: {detail}")
         self._world.history.told(what, run_id, self._world.record(run_id), detail)
+
+
+class _Errors(logging.Handler):
+    """What the engine logs as an error is something that it did not expect."""
+
+    def __init__(self, complain: Callable[[str], None]) -> None:
+        super().__init__(logging.ERROR)
+        self._complain = complain
+
+    def emit(self, record: logging.LogRecord) -> None:
+        what = "" if record.exc_info is None else f": {record.exc_info[1]!r}"
+        self._complain(f"logged: {record.getMessage()}{what}")
+
+
+@contextlib.contextmanager
+def _errors_logged(complain: Callable[[str], None]) -> Iterator[None]:
+    logger, handler = logging.getLogger("aura"), _Errors(complain)
+    level = logger.level
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() < logging.ERROR and not logging.getLogger().handlers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

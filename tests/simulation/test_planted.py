@@ -1,0 +1,138 @@
+"""Bugs that are planted in the engine are seen, and soon: the simulation looks where it should."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aura.engine.mailbox import Mailbox, urgency
+from aura.engine.recorder import Recorder
+from aura.engine.worker import Worker
+from aura.store.base import Append, Settle, Signal
+from aura.store.committer import Committer
+from aura.store.sqlite import SqliteStore
+from tests.simulation.world import World
+
+Patch = pytest.MonkeyPatch
+SEEDS = 400
+
+
+def complaints_of(seeds: range = range(SEEDS)) -> list[str]:
+    """Those of the first world that has some."""
+    for seed in seeds:
+        complaints = World(seed).play()
+        if complaints:
+            return complaints
+    return []
+
+
+def skip_the_epoch_check(patch: Patch) -> None:
+    """The store takes writes of workers that have lost the run."""
+    commit = SqliteStore._commit
+
+    def careless(self: Any, db: Any, ops: Any) -> Any:
+        return commit(self, db, [_as_if_current(db, op) for op in ops])
+
+    patch.setattr(SqliteStore, "_commit", careless)
+
+
+def _as_if_current(db: Any, op: Any) -> Any:
+    if not isinstance(op, Append | Settle):
+        return op
+    run_id = op.entry.run_id if isinstance(op, Append) else op.run_id
+    row = db.execute("SELECT epoch FROM runs WHERE id = ?", (run_id,)).fetchone()
+    if row is None:
+        return op
+    return op._replace(epoch=row[0]) if isinstance(op, Append) else replace(op, epoch=row[0])
+
+
+def acknowledge_before_the_commit(patch: Patch) -> None:
+    """Entries count as durable when they are submitted."""
+    post = Committer.post
+
+    def hasty(self: Any, op: Any, done: Any) -> None:
+        if isinstance(op, Append):
+            post(self, op, lambda _: None)
+            done(None)
+        else:
+            post(self, op, done)
+
+    patch.setattr(Committer, "post", hasty)
+
+
+def let_effects_begin_at_once(patch: Patch) -> None:
+    """Effects do not wait until what they depend on is durable."""
+
+    async def durable(self: Any) -> None:
+        self._execution.raise_if_stopped()
+
+    patch.setattr(Recorder, "durable", durable)
+
+
+def deliver_signals_twice(patch: Patch) -> None:
+    """A signal that was received stays where it was."""
+
+    def take(self: Any, names: Collection[str]) -> Signal | None:
+        here = [one for name in names for one in self._waiting.get(name, ())]
+        return min(here, key=urgency) if here else None
+
+    patch.setattr(Mailbox, "take", take)
+
+
+def forget_what_was_received(patch: Patch) -> None:
+    """After a recovery, signals that the journal has are new again."""
+    begin = Mailbox.__init__
+
+    def forgetful(self: Any, signals: Any, taken: Any) -> None:
+        begin(self, signals, ())
+
+    patch.setattr(Mailbox, "__init__", forgetful)
+
+
+def sleep_over_signals(patch: Patch) -> None:
+    """A run begins to wait without looking for signals that it has not seen."""
+    commit = SqliteStore._commit
+
+    def deaf(self: Any, db: Any, ops: Any) -> Any:
+        return commit(
+            self, db, [replace(op, seen=None) if isinstance(op, Settle) else op for op in ops]
+        )
+
+    patch.setattr(SqliteStore, "_commit", deaf)
+
+
+def begin_twice(patch: Patch) -> None:
+    """A worker does not notice that a start and a claim give it the same run."""
+    begin = Worker.begin
+
+    def twice(self: Any, claimed: Any) -> None:
+        self._begun.clear()
+        begin(self, claimed)
+
+    patch.setattr(Worker, "begin", twice)
+
+
+PLANTED = {
+    skip_the_epoch_check: "two owners",
+    acknowledge_before_the_commit: "not durable",
+    let_effects_begin_at_once: "not durable",
+    deliver_signals_twice: "twice",
+    forget_what_was_received: "twice",
+    sleep_over_signals: "not done",
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_seen(bug: Any, monkeypatch: Patch) -> None:
+    bug(monkeypatch)
+    complaints = complaints_of()
+    assert any(PLANTED[bug] in one for one in complaints), complaints[:5]
+
+
+def test_a_rare_race_is_seen(monkeypatch: Patch) -> None:
+    """This one was real, and the simulation found it."""
+    begin_twice(monkeypatch)
+    assert complaints_of(range(300, 2_000))
