@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aura.errors import CodecError, NonRetryable
+from aura.errors import CodecError, NonRetryable, TransactionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,6 @@ class Retry:
 
     def again(self, attempt: int, error: BaseException) -> bool:
         """Whether attempt number `attempt` (from 1) that failed so is followed by another."""
-        if isinstance(error, (NonRetryable, CodecError, *self.never)):
+        if isinstance(error, (NonRetryable, CodecError, TransactionError, *self.never)):
             return False
         return attempt <= self.attempts
