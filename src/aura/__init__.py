@@ -12,7 +12,9 @@ from aura.engine.durable import (
     stream,
     uuid,
 )
+from aura.engine.events import emit
 from aura.engine.handle import Run
+from aura.engine.patching import patched
 from aura.engine.receive import receive, receive_update
 from aura.engine.retry import Retry
 from aura.engine.saga import saga
@@ -46,6 +48,8 @@ __all__ = [
     "set_state",
     "stream",
     "saga",
+    "emit",
+    "patched",
     "AuraError",
     "NonRetryable",
     "RunFailed",

@@ -7,34 +7,59 @@ import math
 import os
 import secrets
 import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
 from aura.clock import Clock, SystemClock
-from aura.codec import Limits, pack, same_json
+from aura.codec import Limits, pack
 from aura.delivery.rollouts import Rollouts
-from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
-from aura.engine.lanes import settle_dependencies
+from aura.engine import Registry, Resolver, Results, Retry, Run, Worker, WorkerOptions, Workflow
+from aura.engine.children import Terms, check_same
+from aura.engine.children import start as start_child
+from aura.engine.eventbus import EventBus
+from aura.engine.events import publish
+from aura.engine.handle import Deadline
+from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
+from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
-from aura.engine.retention import Sweeper
-from aura.errors import (
-    ConfigError,
-    InvalidInput,
-    RunConflict,
-    UnknownWorkflow,
+from aura.engine.queues import (
+    Queue,
+    Queues,
+    Rate,
+    checked_tags,
+    offer,
+    place,
+    placed,
+    read_resources,
 )
-from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store
+from aura.engine.retention import Sweeper
+from aura.engine.schedules import ScheduleOptions, Schedules
+from aura.engine.storeclock import StoreClock
+from aura.engine.subscriptions import (
+    RETRIES,
+    AfterDead,
+    Begin,
+    Subscription,
+    Subscriptions,
+    Surroundings,
+)
+from aura.engine.transaction import Open
+from aura.errors import ConfigError, InvalidInput, UnknownWorkflow
+from aura.store.base import Placement, RunFilter, RunRecord, Started, StartRun, Store
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
 from aura.store.sealed import SealedStore, sealed
+from aura.store.session import Isolation
 
 P = ParamSpec("P")
 R = TypeVar("R")
+H = TypeVar("H", bound=Callable[..., Any])
 
 DEFAULT_DATABASE = "./aura.db"
 LEAST_RETENTION = 60.0
@@ -47,9 +72,12 @@ class Config:
 
     `database` is a path, ":memory:" or a postgresql:// URL; AURA_DATABASE_URL stands for it when it
     is not given, as AURA_LEASE does for `lease`. `max_payload` bounds one encoded argument or
-    result in bytes. Ended runs are deleted after `retention` (seconds or a timedelta; None: never).
+    result in bytes. A run is parked when the journal of one execution would have more than
+    `max_history` entries or `max_history_bytes`; at half of that the log says so. Ended runs are
+    deleted after `retention` (seconds or a timedelta; None: never).
     `encryption_keys` are "id:base64" of 32 bytes each; the first one encrypts, all decrypt;
-    AURA_ENCRYPTION_KEYS stands for them, separated by commas.
+    AURA_ENCRYPTION_KEYS stands for them, separated by commas. What queues may require of a worker:
+    its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64).
     """
 
     database: str = field(
@@ -61,11 +89,18 @@ class Config:
     threads: int = 32
     grace: float = 10.0
     max_payload: int = 8 * 1024 * 1024
+    max_history: int = MAX_ENTRIES
+    max_history_bytes: int = MAX_BYTES
     retention: timedelta | float | None = timedelta(days=30)
     encryption_keys: tuple[str, ...] = field(default_factory=lambda: _keys(), repr=False)
+    tags: frozenset[str] = field(default_factory=lambda: _tags())
+    resources: Mapping[str, float] = field(default_factory=lambda: _resources())
 
     def __post_init__(self) -> None:
-        for name in ("lease", "poll", "capacity", "threads", "max_payload"):
+        for name in (
+            *("lease", "poll", "capacity", "threads", "max_payload"),
+            *("max_history", "max_history_bytes"),
+        ):
             if not 0 < getattr(self, name) < math.inf:  # which nan is not either
                 raise ConfigError(f"{name} is {getattr(self, name)}", hint="It must be above 0")
         age = self.retention_seconds
@@ -82,6 +117,14 @@ class Config:
 
 def _keys() -> tuple[str, ...]:
     return tuple(os.environ.get("AURA_ENCRYPTION_KEYS", "").replace(",", " ").split())
+
+
+def _tags() -> frozenset[str]:
+    return frozenset(os.environ.get("AURA_TAGS", "").replace(",", " ").split())
+
+
+def _resources() -> dict[str, float]:
+    return read_resources(os.environ.get("AURA_RESOURCES", "").replace(",", " ").split())
 
 
 def _seconds(variable: str, default: float) -> float:
@@ -120,9 +163,14 @@ class Aura:
         self.registry.add(self.rollouts.engine.workflow)
         self._resolver: Resolver = resolver or self.registry
         self._limits = Limits(max_bytes=self.config.max_payload)
+        self.schedules = Schedules(self.registry, self._resolver, self._limits)
+        self.registry.add(self.schedules.engine.workflow)
         self._worker: Worker | None = None
         self._sweeper: Sweeper | None = None
+        self.subscriptions = Subscriptions()
+        self._bus: EventBus | None = None
         self._around: list[Middleware] = []
+        self.queues = Queues()
         self._opened = False
 
     def middleware(self, around: Middleware) -> Middleware:
@@ -137,17 +185,119 @@ class Aura:
         return around
 
     def workflow(
-        self, *, version: str, name: str | None = None
+        self,
+        *,
+        version: str,
+        name: str | None = None,
+        queue: Queue | str | None = None,
+        requires: Iterable[str] = (),
     ) -> Callable[[Callable[P, Awaitable[R]]], Workflow[P, R]]:
-        """Declare one version of a workflow. Raises RegistrationError, DuplicateVersion."""
+        """Declare one version of a workflow.
+
+        Its runs wait in `queue`, unless their start names another one; only workers that have all
+        tags of `requires` take them. Raises RegistrationError, DuplicateVersion.
+        """
+        line = queue.name if isinstance(queue, Queue) else queue
+        tags = checked_tags(requires)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Workflow[P, R]:
             chosen = function.__name__ if name is None else name
-            made: Workflow[P, R] = Workflow(chosen, version, function)
+            made: Workflow[P, R] = Workflow(
+                chosen, version, function, queue=line, requires=tags
+            )  # fmt: skip
             self.registry.add(made)
             return made
 
         return decorate
+
+    def queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        per_worker: int | None = None,
+        per_key: int | None = None,
+        rate: Rate | None = None,
+        requires: Iterable[str] = (),
+        resources: Mapping[str, float] | None = None,
+    ) -> Queue:
+        """Declare a queue: how many of its runs may be running at once, in all, on one worker and
+        of one key; `rate=(100, timedelta(minutes=1))`: how many may begin within any such time.
+
+        Its runs are taken by workers that have all tags of `requires` and enough of `resources`,
+        of which each running run uses so much. Raises RegistrationError.
+        """
+        return self.queues.declare(
+            name, concurrency=concurrency, per_worker=per_worker, per_key=per_key, rate=rate,
+            requires=requires, resources=resources,
+        )  # fmt: skip
+
+    place = staticmethod(place)
+
+    def schedule(
+        self,
+        name: str,
+        workflow: Workflow[..., Any] | str,
+        *args: Any,
+        **options: Unpack[ScheduleOptions],
+    ) -> None:
+        """Declare a schedule: start the workflow with these arguments again and again.
+
+        `app.schedule("nightly", report, "all", cron="0 3 * * *", timezone="Europe/Berlin")`. It is
+        created, or changed, when a worker of the app starts. Options: `cron` or `every`,
+        `timezone`, `overlap`, `missed`, `jitter`. A workflow that has a parameter `tick` gets the
+        time for which it was started, a datetime, there.
+
+        Raises RegistrationError.
+        """
+        self.schedules.declare(name, workflow, args, options)
+
+    def subscribe(
+        self,
+        topic: str,
+        *,
+        group: str,
+        concurrency: int = 16,
+        retries: int | Retry = RETRIES,
+        timeout: float | None = None,
+        after_dead: AfterDead = "continue",
+        begin: Begin = "earliest",
+    ) -> Callable[[H], H]:
+        """Let a function, or a workflow, handle the events of a topic for a group.
+
+        Each group gets every event, at least once, in whatever process of the group; events of one
+        key in order, at most `concurrency` at once in each process. A function gets the payload as
+        its parameter is annotated, and the `aura.engine.Event` in a parameter of that type; a
+        workflow gets a run for each event. A try may take `timeout` seconds. What fails is tried
+        again (`retries`, 5 by default), then it is a dead letter: later events of its key go on, or
+        wait for a person (`after_dead="hold"`). A new group begins with the oldest event that is
+        there, or with those that come from now on (`begin="latest"`).
+
+        Raises RegistrationError.
+        """
+        retry = retries if isinstance(retries, Retry) else replace(RETRIES, attempts=retries)
+
+        def decorate(handler: H) -> H:
+            if isinstance(handler, Workflow):
+                self.registry.add(handler)
+            self.subscriptions.add(
+                Subscription(topic, group, handler, concurrency, retry, timeout, after_dead, begin)
+            )
+            return handler
+
+        return decorate
+
+    async def emit(
+        self, topic: str, payload: Any = None, *, key: str | None = None, id: str | None = None
+    ) -> None:
+        """Add an event to a topic, from outside of runs; it is durable when this returns.
+
+        Events of one `key` are handled in order. The same `id` is one event of its topic, however
+        often it is emitted. Raises CodecError, PayloadTooLarge, InvalidInput, RegistrationError.
+        """
+        self._require_open()
+        event = (topic, payload, key, id)
+        await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -173,21 +323,44 @@ class Aura:
         for workflow in self.registry:
             workflow.signature.compile()
         self.store = await self._open_store(worker=worker)
-        self.committer = Committer(self.store, self.clock, patience=self.config.lease / 2)
+        self.time = StoreClock(self.clock)
+        await self.time.ask(self.store)
+        self.committer = Committer(self.store, self.time, patience=self.config.lease / 2)
         self.committer.open()
         origin = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.results = Results(self.store, origin, self.clock)
+        self.results = Results(self.store, origin, self.time)
         self._worker = self._make_worker(only) if worker else None
+        await self.queues.open(self.store, self.committer, worker=worker)
         self.results.open(self._worker.executes if self._worker else lambda _: False)
         self._opened = True
         self.rollouts.open(self.store, self.committer, self.clock, self.start)
+        self.schedules.open(self.store, self.committer, self.time, self.start, self.run)
+        self.schedules.engine.attach(
+            self.store, self.committer, self._limits, origin,
+            self._worker.start if self._worker else self.committer.submit,
+        )  # fmt: skip
         if self._worker is not None:
             await self._worker.open()
+            if only is None:
+                await self.schedules.apply()
+                await self._open_bus(self._worker)
         age = self.config.retention_seconds
         if worker and age is not None:
             plan = partial(self.rollouts.sweep_plan, age)
             self._sweeper = Sweeper(self.store, self.clock, plan)
             self._sweeper.open()
+
+    async def _open_bus(self, worker: Worker) -> None:
+        if self.subscriptions:
+            threads = ThreadPoolExecutor(self.config.threads, thread_name_prefix="aura-handler")
+            around = Surroundings(
+                self.committer, self._limits, threads, self.registry, self._resolver, self.start
+            )
+            self._bus = EventBus(
+                self.store, self.clock, self.subscriptions, around,
+                lambda: worker.id if worker.joined else None, self.config.lease,
+            )  # fmt: skip
+            await self._bus.open()
 
     async def _open_store(self, *, worker: bool) -> Store:
         """The store, which encrypts when there are keys. A worker must be able to read it."""
@@ -210,6 +383,9 @@ class Aura:
         if self._sweeper is not None:
             await self._sweeper.close()
             self._sweeper = None
+        if self._bus is not None:
+            await self._bus.close(self.config.grace)
+            self._bus = None
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
@@ -225,6 +401,9 @@ class Aura:
         *args: Any,
         id: str | None = None,
         version: str | None = None,
+        queue: Queue | Placement | str | None = None,
+        deadline: Deadline = None,
+        detached: bool = False,
         **kwargs: Any,
     ) -> Run[R]: ...
 
@@ -235,6 +414,9 @@ class Aura:
         *args: Any,
         id: str | None = None,
         version: str | None = None,
+        queue: Queue | Placement | str | None = None,
+        deadline: Deadline = None,
+        detached: bool = False,
         **kwargs: Any,
     ) -> Run[Any]: ...
 
@@ -244,28 +426,68 @@ class Aura:
         *args: Any,
         id: str | None = None,
         version: str | None = None,
+        queue: Queue | Placement | str | None = None,
+        deadline: Deadline = None,
+        detached: bool = False,
         **kwargs: Any,
     ) -> Run[Any]:
         """Start a run, durable when this returns. The same id with the same input is the same run.
 
         `workflow` is a declared workflow (that version runs) or a name (`version`, or the one that
-        the resolver chooses). Arguments that are called id or version are passed by position.
+        the resolver chooses). `queue` is where the run waits: a queue, its name, or a place in one
+        (`gpu.place(key="tenant-7", priority="high")`, `app.place(delay=60)`). A run that is not
+        done at its `deadline` (seconds from now, a timedelta or an aware datetime) is interrupted
+        and fails with DeadlineExceeded. Arguments that are called like these are passed by
+        position.
 
-        Raises UnknownWorkflow, InvalidInput, PayloadTooLarge, RunConflict.
+        Inside a run the new one is its child: the start is journalled, its id is made of the
+        parent's unless you choose one, and when the parent ends it is asked to stop, unless it is
+        `detached`. `await run.result()` then is a durable wait.
+
+        Raises UnknownWorkflow, UnknownQueue, InvalidInput, PayloadTooLarge, RunConflict.
         """
         self._require_open()
+        lane = scope.get()
+        if type(lane) is Lane and lane.execution.children.are_in(self.store):
+            terms = Terms(
+                None if id is None else _checked_id(id), detached, placed(queue),
+                self.results.moment(deadline),
+            )  # fmt: skip
+            return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
         run_id = new_run_id(self.clock.now()) if id is None else _checked_id(id)
         chosen = self._choose(workflow, version, run_id)
         data = chosen.signature.dump_checked(args, kwargs, self._limits)
         packed = pack(data, self._limits, f"the input of workflow {chosen.name}")
         fingerprint = chosen.signature.fingerprint(data)
         op = StartRun(
-            run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin
+            run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin,
+            place=placed(chosen.queue if queue is None else queue),
+            deadline=self.results.moment(deadline),
         )  # fmt: skip
+        await self.queues.require(op.place)
         await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
-        self._accept(op, cast("Started", await asyncio.shield(submit(op))))
-        return self._handle(run_id, chosen)
+        started = cast("Started", await asyncio.shield(submit(op)))
+        check_same(op, started.run)
+        return self._handle(started.run.id, chosen)
+
+    async def _start_child(
+        self,
+        lane: Lane,
+        what: tuple[Workflow[..., Any] | str, str | None],
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+        terms: Terms,
+    ) -> Run[Any]:
+        execution = lane.execution
+        chosen = self._choose(*what, terms.id or execution.id)
+        if terms.place is None and chosen.queue is not None:
+            terms = terms._replace(place=placed(chosen.queue))
+        await self.queues.require(terms.place)
+        child = await execution.called(
+            f"start of {chosen.name}",
+            lambda call: start_child(call, chosen, *arguments, terms),
+        )
+        return self._handle(child, chosen)
 
     def run(self, run_id: str, workflow: Workflow[P, R] | None = None) -> Run[Any]:
         """A handle to a run by its id; with `workflow` its result comes back as declared."""
@@ -276,6 +498,13 @@ class Aura:
         """Runs, newest first."""
         self._require_open()
         return await self.store.runs(where)
+
+    def transaction(self, isolation: Isolation | None = None) -> Open:
+        """`async with app.transaction() as tx`: a transaction on the app's database, outside of
+        runs: to make tables, to look, to test transactional steps. Commits at the end, and rolls
+        back when it raises. Raises what the verbs of `tx` raise."""
+        self._require_open()
+        return Open(self.store.session(isolation, self.config.lease / 2))
 
     def _handle(self, run_id: str, workflow: Workflow[..., Any] | None) -> Run[Any]:
         slot = workflow.signature.result if workflow else None
@@ -293,23 +522,15 @@ class Aura:
         self.registry.add(workflow)
         return workflow
 
-    def _accept(self, op: StartRun, started: Started) -> None:
-        found = started.run
-        same = found.fingerprint == op.fingerprint or same_json(found.input, op.input)
-        if found.workflow != op.workflow or not same:
-            raise RunConflict(
-                f"run {op.id} exists with another input or workflow "
-                f"({found.workflow} {found.version}, {found.state})",
-                hint="Choose another id, or start it with the same input",
-            )
-
     def _make_worker(self, only: str | None) -> Worker:
         config = self.config
         options = WorkerOptions(
-            config.lease, config.poll, config.capacity, config.threads, config.grace, only
-        )
+            config.lease, config.poll, config.capacity, config.threads, config.grace, only,
+            offer(config.tags, config.resources),
+            HistoryLimits(config.max_history, config.max_history_bytes),
+        )  # fmt: skip
         return Worker(
-            self.store, self.committer, self.registry, self.results, self.clock, self._limits,
+            self.store, self.committer, self.registry, self.results, self.time, self._limits,
             options, self._around,
         )  # fmt: skip
 

@@ -2,17 +2,24 @@
 
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.handle import Results, Run
+from aura.engine.queues import Queue, Queues
 from aura.engine.retry import Retry
 from aura.engine.step import Step, step
+from aura.engine.subscriptions import Event
+from aura.engine.transaction import Transaction
 from aura.engine.worker import Worker, WorkerOptions
 
 __all__ = [
+    "Event",
+    "Queue",
+    "Queues",
     "Registry",
     "Resolver",
     "Results",
     "Retry",
     "Run",
     "Step",
+    "Transaction",
     "Worker",
     "WorkerOptions",
     "Workflow",

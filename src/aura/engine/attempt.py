@@ -14,21 +14,25 @@ from aura.engine.calls import Call, is_being_cancelled
 from aura.engine.faults import dump_step_failure, message, step_failure
 from aura.engine.lanes import StepScope, scope
 from aura.engine.middleware import Invocation, wrapped
+from aura.engine.step import Step, TransactionStep
+from aura.engine.transacted import transacted
 from aura.errors import AuraError, StepFailed
+from aura.store.events import NewEvent
 
 if TYPE_CHECKING:
     from aura.engine.execution import Execution
-    from aura.engine.step import Step
 
 Arguments = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 class Try(NamedTuple):
-    """Which try of which call; `number` starts at 1, `started` is epoch seconds."""
+    """Which try of which call; `number` starts at 1, `started` is epoch seconds. `outbox` is what
+    it emits, which is written with its result."""
 
     call: Call
     number: int
     started: float
+    outbox: list[NewEvent]
 
 
 class TimedOut(AuraError):
@@ -45,9 +49,12 @@ async def attempt_until_done(
         number = before.attempt + 1
         await _wait_for_retry(execution, float(plain(before.error)["retry_at"]))
     while True:
-        one = Try(call, number, execution.clock.now())
+        one = Try(call, number, execution.clock.now(), [])
         timed_out = False
         try:
+            if isinstance(step, TransactionStep):
+                body = functools.partial(_run_once, execution, step, arguments, one)
+                return await transacted(execution, step, one, body)
             value, output = await _run_once(execution, step, arguments, one)
         except TimedOut as error:
             failure: BaseException = TimeoutError(str(error))
@@ -59,7 +66,9 @@ async def attempt_until_done(
                 raise
             failure = error  # of something else, inside the step
         else:
-            await execution.answer(call, "step", output, attempt=number, started=one.started)
+            await execution.answer(
+                call, "step", output, attempt=number, started=one.started, events=tuple(one.outbox)
+            )  # fmt: skip
             return value
         if not step.retry.again(number, failure):
             raise await _give_up(execution, step, one, failure, timed_out)
@@ -104,7 +113,8 @@ async def _run_once(
     execution: Execution, step: Step[..., Any], arguments: Arguments, one: Try
 ) -> tuple[Any, bytes]:
     """Run the step's own code; its result as a replay will see it, and as it is stored."""
-    outer = scope.set(StepScope(execution.id, one.call.key, one.number, execution))
+    outbox = None if isinstance(step, TransactionStep) else one.outbox
+    outer = scope.set(StepScope(execution.id, one.call.key, one.number, execution, outbox))
     try:
         if step.timeout is None:
             value = await _start(execution, step, arguments, one)
@@ -112,7 +122,7 @@ async def _run_once(
             value = await _in_time(execution, step, arguments, one)
     finally:
         scope.reset(outer)
-    slot = step.signature.result
+    slot = step.slot
     data, value = slot.round_trip(value)
     return value, pack(data, execution.limits, slot.what)
 

@@ -13,6 +13,7 @@ from aura.clock import SystemClock
 from aura.codec import Slot, pack
 from aura.engine.calls import Call
 from aura.engine.definition import check_signal_name
+from aura.engine.events import handling
 from aura.engine.lanes import Lane, StepScope, scope
 from aura.engine.streams import ITEM
 from aura.errors import ConfigError, InvalidInput
@@ -136,15 +137,18 @@ def stream(name: str) -> Stream:
 
 
 def idempotency_key() -> str:
-    """A key that is the same for every try of the running step, and for no other step.
+    """A key that is the same for every try of the running step, and for no other step; in a handler
+    of events the same for every delivery of the event to its group.
 
-    Raises ConfigError outside a step of a run.
+    Raises ConfigError outside a step of a run and a handler.
     """
     current = scope.get()
+    if current is None and (handler := handling.get()) is not None:
+        return handler.idempotency_key
     if not isinstance(current, StepScope):
         raise ConfigError(
             "aura.idempotency_key() was called outside a step",
-            hint="Call it in the body of a @step function that a run has called",
+            hint="Call it in the body of a @step function that a run has called, or in a handler",
         )
     step = "#".join(current.key.split("#")[:2])  # without the number of a saga's further round
     return f"{current.run_id}:{step}"

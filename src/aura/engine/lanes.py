@@ -20,6 +20,7 @@ from aura.errors import RegistrationError
 
 if TYPE_CHECKING:
     from aura.engine.execution import Execution
+    from aura.store.events import NewEvent
 
 ROOT = "0"
 
@@ -79,6 +80,7 @@ class StepScope(NamedTuple):
     key: str
     attempt: int
     execution: Execution
+    outbox: list[NewEvent] | None = None  # what its code emits; it cannot when there is none
 
 
 scope: contextvars.ContextVar[Lane | StepScope | None] = contextvars.ContextVar(

@@ -12,7 +12,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from aura.engine.calls import Call, Services
+from aura.engine.history import History
+from aura.errors import HistoryTooLong
 from aura.store.base import Append, Entry, Outcome
+from aura.store.events import Emit, NewEvent
 
 if TYPE_CHECKING:
     from aura.engine.execution import Execution
@@ -23,12 +26,13 @@ class Recorder:
 
     def __init__(self, execution: Execution, services: Services, seq: int) -> None:
         self._execution = execution
-        self._post = services.writer.post
+        self.post = services.writer.post  # a transaction of the run holds it back for a while
         self._now = services.clock.now
         self._run_id = execution.id
         self._epoch = execution.record.epoch
-        self._seq = seq
+        self.seq = seq
         self._durable = seq
+        self.history = History(self._run_id, services.history)
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def record(
@@ -40,25 +44,33 @@ class Recorder:
         error: bytes | None = None,
         attempt: int = 1,
         started: float | None = None,
+        events: tuple[NewEvent, ...] = (),
     ) -> int:
-        """Submit the next entry; its seq. Raises what has stopped the run."""
+        """Submit the next entry, together with events; its seq. Raises what has stopped the run."""
         execution = self._execution
         execution.raise_if_stopped()
         execution.activity += 1
-        self._seq += 1
+        seq = self.seq + 1
         now = self._now()
         entry = Entry(
-            self._run_id, self._seq, call.key, kind, call.fingerprint, call.input, output, error,
+            self._run_id, seq, call.key, kind, call.fingerprint, call.input, output, error,
             attempt, now if started is None else started, now,
         )  # fmt: skip
-        self._post(Append(self._epoch, entry), self._landed)
-        return self._seq
+        try:
+            self.history.add(entry)
+        except HistoryTooLong as full:
+            execution.park(full)
+            raise
+        self.seq = seq
+        op = Append(self._epoch, entry)
+        self.post(Emit(events, op) if events else op, self._landed)
+        return seq
 
     async def durable(self) -> None:
         """Return when all that was recorded is durable. Raises what has stopped the run."""
-        if self._durable < self._seq:
+        if self._durable < self.seq:
             landed = asyncio.get_running_loop().create_future()
-            self._waiting.append((self._seq, landed))
+            self._waiting.append((self.seq, landed))
             await landed
         self._execution.raise_if_stopped()
 

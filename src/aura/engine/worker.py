@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import logging
 import os
@@ -18,24 +19,29 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from aura.clock import Clock
 from aura.codec import Limits, to_json
 from aura.engine.calls import Services
+from aura.engine.children import Family
 from aura.engine.definition import Registry
 from aura.engine.execution import Execution
 from aura.engine.faults import dump_run_error, unreadable
 from aura.engine.handle import Results
+from aura.engine.history import HistoryLimits
 from aura.engine.lanes import install
 from aura.engine.mail import Mail
 from aura.engine.middleware import Middleware
+from aura.engine.release import Releases
+from aura.engine.storeclock import StoreClock
 from aura.errors import DecryptionFailed, LeaseLost, StoreUnavailable
 from aura.store.base import (
     Claim,
     Claimed,
     Heartbeat,
+    Offer,
     Outcome,
     RunRecord,
     RunState,
@@ -56,7 +62,8 @@ _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at ag
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`capacity` runs at once, `threads` for plain `def` steps, `only` the id of the one run to
-    claim (None: all); the rest are seconds."""
+    claim (None: all), `offer` what queues may require, `history` how long journals may get; the
+    rest are seconds."""
 
     lease: float = 10.0
     poll: float = 1.0
@@ -64,6 +71,8 @@ class WorkerOptions:
     threads: int = 32
     grace: float = 10.0
     only: str | None = None
+    offer: Offer = field(default_factory=Offer)
+    history: HistoryLimits = field(default_factory=HistoryLimits)
 
 
 class Worker:
@@ -85,17 +94,24 @@ class Worker:
         self._writer = writer
         self._registry = registry
         self._clock = clock
+        self._time = clock if isinstance(clock, StoreClock) else StoreClock(clock)
         self._options = options
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="aura-step")
+        self._results = results
+        self._family = Family(store, registry, results.origin, self.start)
         self._services = Services(
-            writer, clock, limits, self._threads, results.origin, results.settled, around=around
-        )
+            writer, self._time, limits, self._threads, results.origin, self._settled,
+            around=around,
+            session=functools.partial(store.session, limit=options.lease / 2),
+            family=self._family, history=options.history,
+        )  # fmt: skip
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reserved = 0
         self._starting: Counter[str] = Counter()  # starts in this worker's name, under way
         self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
+        self._releases = Releases(self._executions, clock)
         self._ready = asyncio.Event()
         self._stopping = False
         self._away = False
@@ -113,6 +129,7 @@ class Worker:
             make(self._dispatch(), name="aura-dispatch"),
             make(self._keep_lease(), name="aura-lease"),
             make(self._mail.fetch(), name="aura-signals"),
+            make(self._family.fetch(self._clock.sleep), name="aura-children"),
         ]
 
     async def close(self) -> None:
@@ -129,6 +146,7 @@ class Worker:
                 await asyncio.wait(self._tasks.values(), timeout=_NAP)
             else:
                 await self._clock.sleep(_NAP)
+        self._releases.close()
         for loop in self._loops[1:]:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -143,12 +161,14 @@ class Worker:
         """
         full = len(self._executions) + self._reserved >= self._options.capacity
         away = self._stopping or not self._joined
-        if away or full or (op.workflow, op.version) not in self._registry:
+        if away or full or op.place or (op.workflow, op.version) not in self._claimable():
             return self._writer.submit(op)
         self._reserved += 1
         self._starting[op.id] += 1
         future = self._writer.submit(replace(op, owner=self.id))
-        future.add_done_callback(functools.partial(self._started, self.id, op.id))
+        # In a context of its own: the run is no branch of the one that starts it.
+        begin = functools.partial(self._started, self.id, op.id)
+        future.add_done_callback(begin, context=contextvars.Context())
         return future
 
     def _started(self, owner: str, run_id: str, future: asyncio.Future[Outcome]) -> None:
@@ -170,6 +190,16 @@ class Worker:
             mine = run.owner == owner and run.state == "running" and run.epoch == 1
             if mine and run.id not in self._executions:  # else the start was made twice
                 self.begin(Claimed(run, []))
+
+    def _claimable(self) -> tuple[tuple[str, str], ...]:
+        """The versions whose workflows require nothing that this worker does not have."""
+        tags = self._options.offer.tags
+        return tuple((one.name, one.version) for one in self._registry if one.requires <= tags)
+
+    @property
+    def joined(self) -> bool:
+        """Whether this worker has a lease."""
+        return self._joined
 
     def executes(self, run_id: str) -> bool:
         """Whether that run is under way here, and has not ended yet."""
@@ -212,9 +242,23 @@ class Worker:
         if error is not None:
             log.error("run %s broke the engine and is parked", run.id, exc_info=error)
             future = self._writer.submit(
-                Settle(run.id, run.epoch, "parked", error=dump_run_error(error))
+                Settle(
+                    run.id,
+                    run.epoch,
+                    "parked",
+                    error=dump_run_error(error),
+                    frees=run.queue is not None,
+                )
             )
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _settled(self, record: RunRecord) -> None:
+        """A run has ended here: who waits for it gets its record."""
+        self._results.settled(record)
+        parent = self._executions.get(record.parent or "")
+        if parent is not None:
+            parent.children.ended(record)
+        self._family.ended(record.id, record)
 
     def _hear(self, topic: str) -> None:
         if topic == "ready":
@@ -223,6 +267,10 @@ class Worker:
             self._mail.heard(topic[7:], coming=self._claiming or self._reserved > 0)
         elif topic.startswith("cancel:"):
             self._cancel(topic[7:])
+        elif topic.startswith("run:"):
+            self._family.ended(topic[4:])
+        elif topic.startswith("release:"):
+            self._releases.heard(topic[8:])
 
     def _cancel(self, run_id: str) -> None:
         execution = self._executions.get(run_id)
@@ -254,14 +302,18 @@ class Worker:
         limit = min(room, _CLAIM_AT_ONCE)
         if limit <= 0 or not self._joined:
             return self._options.poll
-        claim = Claim(self.id, self._registry.versions(), limit, self._options.only)
+        only, offer = self._options.only, self._options.offer
+        claim = Claim(self.id, self._claimable(), limit, only, offer)
         self._claiming = True
         self._reserved += limit  # for as long as the answer is under way
         try:
+            asked = self._time.here()
             try:
                 found = await self._store.claim(claim)
             finally:
                 self._reserved -= limit
+            if found.moment is not None:
+                self._time.learn(asked, found.moment)
             if claim.worker != self.id:
                 return 0.0  # renounced meanwhile: they are free when the old lease is over
             for claimed in found.runs:
@@ -290,10 +342,13 @@ class Worker:
         it. One that was asked to stop would be ready again at once, so it is parked."""
         log.warning("run %s waits for a worker with another key: %s", run.id, reason)
         state: RunState = "parked" if run.cancel_requested else "waiting"
-        wake_at = self._clock.now() + _KEY_PATIENCE
+        wake_at = self._time.now() + _KEY_PATIENCE
         error = dump_run_error(reason)
         future = self._writer.submit(
-            Settle(run.id, run.epoch, state, error=error, wake_at=wake_at)
+            Settle(
+                run.id, run.epoch, state, error=error, wake_at=wake_at,
+                frees=run.queue is not None,
+            )
         )  # fmt: skip
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -318,7 +373,9 @@ class Worker:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "runs": len(self._executions),
-                "workflows": [f"{name} {version}" for name, version in self._registry.versions()],
+                "workflows": [f"{name} {version}" for name, version in self._claimable()],
+                "tags": sorted(self._options.offer.tags),
+                "resources": dict(self._options.offer.resources),
             }
         )
         await self._writer.submit(Heartbeat(self.id, self._options.lease, info))

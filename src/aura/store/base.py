@@ -25,12 +25,20 @@ The life of a run, and the operation that makes each transition:
                waiting ◀── Settle (sleep, wait for a signal)
 
     StartRun with an owner begins in `running`. RequestCancel marks; only the owner ends a run,
-    except one that no worker ever had, which is cancelled at once.
+    except one that no worker ever had, which is cancelled at once. `fence` makes every run that
+    has not ended `moved`: it goes on in another database, and here only when it is brought back.
+    `Continue` makes a running run pending with another input: its next execution, whose journal is
+    empty.
+
+Families: a run that a run has started has it as its `parent`. However a run becomes terminal, in
+the same transaction (a) a signal (`CHILD_ENDED`) is stored for its parent, which wakes like from
+any signal, and (b) its children are asked to stop. Neither holds for a child that is `detached`.
 
 Invariants: (1) epoch grows by one with each claim; (2) an entry or settlement is written only
 with the run's current epoch and while it is running; (3) seq has no gaps; (4) a terminal run
 never changes, except that `parked` may become `pending`; (5) a run does not begin to wait while
-there is a signal that its owner has not seen (`Settle.seen`), so no wake-up is lost.
+there is a signal that its owner has not seen (`Settle.seen`), so no wake-up is lost; (6) a run
+starts children only with its current epoch and while it is running.
 """
 
 from __future__ import annotations
@@ -41,12 +49,25 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from aura.errors import EpochConflict, LeaseLost, RunEnded, RunNotFound
+from aura.store.events import Emit, EventStore, Progress, event_topics
+from aura.store.portable import Portable
+from aura.store.queues import Offer as Offer
+from aura.store.queues import Placement as Placement
+from aura.store.queues import Queued as Queued
+from aura.store.queues import QueueLimits as QueueLimits
+from aura.store.queues import QueueRecord as QueueRecord
+from aura.store.session import Isolation, Session
 
-RunState = Literal["pending", "running", "waiting", "completed", "failed", "cancelled", "parked"]
+RunState = Literal[
+    "pending", "running", "waiting", "completed", "failed", "cancelled", "parked", "moved"
+]
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
-SETTLED: frozenset[str] = TERMINAL | {"parked"}
+CLOSED: frozenset[str] = TERMINAL | {"moved"}  # takes no more signals
+SETTLED: frozenset[str] = CLOSED | {"parked"}
 Priority = Literal["critical", "high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = ("critical", "high", "normal", "low")
+CHILD_ENDED = "~child"
+"""The name of the signal that a child has ended; its id is this, a colon and the child's id."""
 
 
 class Entry(NamedTuple):
@@ -73,7 +94,9 @@ class Entry(NamedTuple):
 
 class RunRecord(NamedTuple):
     """One run. `owner` is the worker's id while running; `origin` the process that started it;
-    `signals` counts those that were sent to it."""
+    `signals` counts those that were sent to it. `parent` is the run that started it, which a
+    `detached` one outlives. `execution` counts from 1 how often the run has begun anew; the journal
+    of this one begins after the seq `base`. `deadline` is epoch seconds."""
 
     id: str
     workflow: str
@@ -93,6 +116,16 @@ class RunRecord(NamedTuple):
     started_at: float | None
     finished_at: float | None
     signals: int = 0
+    parent: str | None = None
+    detached: bool = False
+    execution: int = 1
+    base: int = 0
+    queue: str | None = None
+    key: str = ""
+    priority: int = 0
+    dedup: str | None = None
+    debounced: bool = False
+    deadline: float | None = None
 
 
 class Signal(NamedTuple):
@@ -114,7 +147,10 @@ class Signal(NamedTuple):
 class StartRun:
     """Create a run, or find the one that has the id. Outcome: `Started`.
 
-    With `owner` the run begins in `running`, owned at epoch 1 by that worker.
+    With `owner` the run begins in `running`, owned at epoch 1 by that worker. With a `place` (then
+    it has no owner) it waits there, and the outcome may be a run with another id. With `parent` the
+    outcome is `LeaseLost` unless that run is running at `parent_epoch` (or the id is there). Its
+    worker fails it at its `deadline` (epoch seconds of the database).
     """
 
     id: str
@@ -124,6 +160,11 @@ class StartRun:
     fingerprint: str
     origin: str
     owner: str | None = None
+    parent: str | None = None
+    parent_epoch: int = 0
+    detached: bool = False
+    place: Placement | None = None
+    deadline: float | None = None
 
 
 class Started(NamedTuple):
@@ -158,6 +199,26 @@ class Settle:
     wake_at: float | None = None
     announce: bool = True
     seen: int | None = None
+    frees: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Let a running run begin anew with another input, as its next execution. Outcome: None, or
+    `LeaseLost`.
+
+    `base` is the seq of the last entry of the execution that ends here. Of the signals up to `seen`
+    those in `unread` move along, the others count as taken; later ones move along, too. The
+    fingerprint stays that of the first input, so that starting the run again finds it.
+    """
+
+    run_id: str
+    epoch: int
+    version: str
+    input: bytes
+    base: int
+    seen: int
+    unread: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +294,7 @@ class Heartbeat:
 
 Op = (
     StartRun | Append | Settle | RequestCancel | SendSignal | PutDocument | AppendFeed | Heartbeat
-    | Announce
+    | Announce | Continue | Emit | Progress
 )  # fmt: skip
 Outcome = (
     None | int | Started | RunRecord | Sent | LeaseLost | EpochConflict | RunNotFound | RunEnded
@@ -276,6 +337,7 @@ class Claim:
     versions: tuple[tuple[str, str], ...]
     limit: int
     only: str | None = None
+    offer: Offer = field(default_factory=Offer)
 
 
 class Claimed(NamedTuple):
@@ -289,21 +351,25 @@ class Claimed(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
     """`next_wake` is in how many seconds the earliest waiting run is due, or None; `cancels` are
-    the claimer's own running runs that were asked to stop (in case it did not hear that)."""
+    the claimer's own running runs that were asked to stop (in case it did not hear that); `moment`
+    is the database's time at the end of it."""
 
     runs: list[Claimed] = field(default_factory=list)
     next_wake: float | None = None
     cancels: tuple[str, ...] = ()
+    moment: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list, newest first; `before` is the (created_at, id) of the last one seen."""
+    """Which runs to list, newest first; `before` is the (created_at, id) of the last one seen,
+    `parent` the run whose children are wanted."""
 
     state: RunState | None = None
     workflow: str | None = None
     limit: int = 50
     before: tuple[float, str] | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +379,8 @@ class Sweep:
     That is ended runs (never parked ones) with their journals and signals, workers whose lease has
     been over for `dead` seconds and that own nothing, and items of the feeds whose names begin with
     one of `feeds`, except those in `keep`. The last item of a feed stays: it numbers the next one.
+    And events that every group has handled, or that are older than `unread` seconds; never those
+    that a group still waits for or has as dead letters.
     """
 
     age: float
@@ -320,6 +388,7 @@ class Sweep:
     keep: tuple[str, ...] = ()
     limit: int = 200
     dead: float = 86_400.0
+    unread: float | None = None
 
 
 class Swept(NamedTuple):
@@ -330,6 +399,7 @@ class Swept(NamedTuple):
     signals: int = 0
     items: int = 0
     workers: int = 0
+    events: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,14 +418,19 @@ Listener = Callable[[str], None]
 Done = Callable[[Outcome | BaseException], None]
 
 
-class Store(Protocol):
+class Store(Portable, Queued, Protocol):
     """The verbs. All raise `StoreUnavailable` when the database cannot be reached or written.
 
     Topics that listeners hear (on the event loop, from this and all other processes):
     `ready` (a run can be claimed), `run:<id>` (settled), `cancel:<id>`, `signal:<run>`,
-    `doc:<kind>/<name>`, `feed:<name>`, and what `Announce` says. A topic can be missed when a
+    `doc:<kind>/<name>`, `feed:<name>`, `events:<topic>`, `groups`, and what `Announce` says. A topic can be missed when a
     connection breaks: listeners also poll slowly.
     """
+
+    @property
+    def events(self) -> EventStore:
+        """The verbs of events."""
+        ...
 
     async def open(self) -> None:
         """Connect and bring the schema up to date. Raises SchemaTooNew, SchemaMismatch."""
@@ -367,9 +442,9 @@ class Store(Protocol):
         """Apply the operations in one durable transaction; outcomes in the same order.
 
         Applied in this order, whatever the batch's: heartbeats, starts, appends, settlements,
-        cancel requests, signals, documents, feeds. Sending the same signal again is harmless, and
-        so is the same append or settlement with the same epoch, so that a commit whose outcome is
-        unknown can be repeated.
+        continuations, cancel requests, signals, documents, feeds. Sending the same signal again is
+        harmless, and so is the same append or settlement with the same epoch, so that a commit
+        whose outcome is unknown can be repeated.
         """
         ...
 
@@ -381,10 +456,16 @@ class Store(Protocol):
 
     async def runs(self, where: RunFilter) -> list[RunRecord]: ...
 
-    async def journal(self, run_id: str) -> list[Entry]: ...
+    async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
+        """Those of them that exist, in no order, without duplicates."""
+        ...
+
+    async def journal(self, run_id: str) -> list[Entry]:
+        """The entries of the run's present execution."""
+        ...
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
-        """The entries of one kind in a run's journal whose seq is above `after`."""
+        """The entries of one kind whose seq is above `after`, also of earlier executions."""
         ...
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
@@ -413,6 +494,15 @@ class Store(Protocol):
 
     async def info(self) -> StoreInfo: ...
 
+    async def moment(self) -> float:
+        """The database's time, in epoch seconds."""
+        ...
+
+    def session(self, isolation: Isolation | None, limit: float) -> Session:
+        """A transaction for a user's own statements and journal entries, not yet begun. Where it
+        keeps all others from writing, it may be open for `limit` seconds."""
+        ...
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each topic from now on; the answer ends it."""
         ...
@@ -439,8 +529,9 @@ def topics(ops: Sequence[Op], outcomes: Sequence[Outcome]) -> tuple[list[str], l
             continue
         said = _topics(op, outcome)
         here |= dict.fromkeys(said)
-        if not (isinstance(op, Settle) and op.state in SETTLED and not op.announce):
-            elsewhere |= dict.fromkeys(said)
+        if isinstance(op, Settle) and op.state in SETTLED and not op.announce:
+            said = said[1:]  # nobody waits for the result there
+        elsewhere |= dict.fromkeys(said)
     return list(here), list(elsewhere)
 
 
@@ -449,16 +540,26 @@ def _topics(op: Op, outcome: Outcome) -> tuple[str, ...]:
         new = isinstance(outcome, Started) and outcome.created and op.owner is None
         return ("ready",) if new else ()
     if isinstance(op, Settle):
-        return (f"run:{op.run_id}" if op.state in SETTLED else "ready",)
+        return _after_settling(op)
+    if isinstance(op, Continue):
+        return ("ready",)
     if isinstance(op, RequestCancel):
         return _after_cancel(op.run_id, outcome)
     if isinstance(op, SendSignal):
         return _after_signal(op.run_id, outcome)
     if isinstance(op, Announce):
         return (op.topic,)
+    if isinstance(op, Emit | Progress):
+        return event_topics(op)
     if isinstance(op, PutDocument):
         return (f"doc:{op.kind}/{op.name}",)
     return (f"feed:{op.feed}",) if isinstance(op, AppendFeed) else ()
+
+
+def _after_settling(op: Settle) -> tuple[str, ...]:
+    if op.state not in SETTLED:
+        return ("ready",)
+    return (f"run:{op.run_id}", "ready") if op.frees else (f"run:{op.run_id}",)
 
 
 def _after_cancel(run_id: str, outcome: Outcome) -> tuple[str, ...]:
@@ -482,8 +583,15 @@ def run_ended(run_id: str, state: str) -> RunEnded:
     """The refusal of a signal to a run that cannot receive it any more."""
     return RunEnded(
         f"run {run_id} is {state}: it takes no more signals",
-        hint="Start a new run, or signal earlier",
+        hint="It goes on in another database: signal it there"
+        if state == "moved"
+        else "Start a new run, or signal earlier",
     )
+
+
+def no_child_of(parent: str) -> LeaseLost:
+    """The refusal of a start by a worker that does not own the parent any more."""
+    return LeaseLost(f"run {parent} starts no children here: it is another worker's, or has ended")
 
 
 def no_run(run_id: str) -> RunNotFound:

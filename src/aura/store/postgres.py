@@ -12,8 +12,8 @@ connection breaks while committing, the next claim finds out which runs are real
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -21,13 +21,14 @@ import asyncpg
 
 from aura.clock import Clock, SystemClock
 from aura.errors import EpochConflict, LeaseLost, StoreUnavailable
+from aura.store import postgres_rows
 from aura.store.base import (
     Announce,
     Append,
     AppendFeed,
     Claim,
-    Claimed,
     ClaimResult,
+    Continue,
     Document,
     Entry,
     FeedItem,
@@ -49,17 +50,25 @@ from aura.store.base import (
     Sweep,
     Swept,
     Worker,
+    no_child_of,
     no_run,
     run_ended,
     topics,
 )
+from aura.store.events import Emit, Progress, lost_partition
+from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
+from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
+from aura.store.postgres_queues import Placed, all_queues, count_runs, placed_row, put_queue
+from aura.store.postgres_session import Aid, PostgresSession
 from aura.store.queries import migrations, outstanding, queries
+from aura.store.queues import CountBy, QueueLimits, QueueRecord
+from aura.store.session import Isolation, Session
 
 T = TypeVar("T")
 
-_COLUMNS = ", ".join(f"r.{name}" for name in RunRecord._fields)
-_SQL = {name: sql.replace(":columns", _COLUMNS) for name, sql in queries("postgres").items()}
+_SQL = {name: sql.replace(":columns", COLUMNS) for name, sql in queries("postgres").items()}
 _SCHEMA = max(one.number for one in migrations("postgres"))
 _MICROSECOND = 1e-6
 
@@ -78,10 +87,13 @@ class PostgresStore:
         self._sizes = (pool_size, 2)
         self._sender = uuid.uuid4().hex
         self._listeners: list[Listener] = []
+        self._layout: Mapping[str, Sequence[str]] = {}
         self._reads: Pool | None = None
         self._writes: Pool | None = None
+        self._guests: Pool | None = None  # for users' transactions
         self._ear = Ear(self._link, self._overhear, lambda: self._hear("ready"), self._clock)
-        self._unsure: list[Claimed] = []
+        self._claims = Claims()
+        self.events = PostgresEvents(lambda: self._taken(self._reads))
 
     @property
     def url(self) -> str:
@@ -91,6 +103,7 @@ class PostgresStore:
     async def open(self) -> None:
         reads, writes = self._sizes
         self._reads, self._writes = Pool(self._link, reads), Pool(self._link, writes)
+        self._guests = Pool(Link(self._link.url, guest=True), reads)
         try:
             async with self._writes.take() as connection:
                 await _migrate(connection)
@@ -101,7 +114,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         await self._ear.close()
-        for pool in (self._reads, self._writes):
+        for pool in (self._reads, self._writes, self._guests):
             if pool is not None:
                 await pool.close()
 
@@ -116,10 +129,13 @@ class PostgresStore:
                 outcomes = await _append(connection, kinds[Append])
             else:
                 outcomes = await self._apply(connection, ops, kinds)
+        self._tell(ops, outcomes)
+        return outcomes
+
+    def _tell(self, ops: Sequence[Op], outcomes: Sequence[Outcome]) -> None:
         here, _ = topics(ops, outcomes)
         for topic in here:
             self._hear(topic)
-        return outcomes
 
     async def _append_one(self, op: Append) -> _Outcomes:
         """The one commit that a lone run waits for between two of its steps: a statement and not a
@@ -137,50 +153,13 @@ class PostgresStore:
         if answers.wanted:
             rows = await connection.fetch(_SQL["runs_by_id"], answers.wanted)
             known = {record.id: record for record in map(RunRecord._make, rows)}
+        for topic in row["after"] or ():
+            self._hear(unquote(topic))
         return answers.in_order(ops, known)
 
     async def claim(self, claim: Claim) -> ClaimResult:
-        asked = list(zip(*claim.versions, strict=True)) or [(), ()]
         async with self._taken(self._reads) as connection:
-            found = await self._settle_doubts(connection, claim.worker)
-            limit = claim.limit - len(found)
-            if limit > 0 and claim.versions:
-                found += await self._take(connection, claim, asked, limit)
-            row = await connection.fetchrow(_SQL["outlook"], *asked, claim.worker)
-        assert row is not None  # noqa: S101  (aggregates give one row)
-        wake, cancels = row
-        return ClaimResult(found, None if wake is None else max(0.0, wake), tuple(cancels))
-
-    async def _take(
-        self, connection: Connection, claim: Claim, asked: Sequence[Sequence[str]], limit: int
-    ) -> list[Claimed]:
-        transaction = connection.transaction()
-        await transaction.start()
-        rows = await connection.fetch(_SQL["claim"], claim.worker, *asked, limit, claim.only)
-        if not rows:
-            await transaction.rollback()
-            return []
-        runs = sorted(map(RunRecord._make, rows), key=lambda run: (run.created_at, run.id))
-        lines = await connection.fetch(_SQL["journals"], [run.id for run in runs])
-        journals = {key: list(of) for key, of in groupby(map(Entry._make, lines), _run_id)}
-        signals = await _signals_of(connection, runs)
-        claimed = [Claimed(run, journals.get(run.id, []), signals.get(run.id, ())) for run in runs]
-        self._unsure += claimed
-        await transaction.commit()
-        taken = set(map(id, claimed))
-        self._unsure = [one for one in self._unsure if id(one) not in taken]
-        return claimed
-
-    async def _settle_doubts(self, connection: Connection, worker: str) -> list[Claimed]:
-        """Which runs of claims whose commit was cut off belong to the worker after all."""
-        doubtful = [one for one in self._unsure if one.run.owner == worker]
-        if not doubtful:
-            return []
-        ids, epochs = zip(*((one.run.id, one.run.epoch) for one in doubtful), strict=True)
-        rows = await connection.fetch(_SQL["still_mine"], worker, ids, epochs)
-        mine = {row[0] for row in rows}
-        self._unsure = [one for one in self._unsure if one not in doubtful]
-        return [one for one in doubtful if one.run.id in mine]
+            return await self._claims.claim(connection, claim)
 
     async def run(self, run_id: str) -> RunRecord | None:
         return _first(await self._fetch(RunRecord, "run", run_id))
@@ -188,7 +167,12 @@ class PostgresStore:
     async def runs(self, where: RunFilter) -> list[RunRecord]:
         at, before = where.before or (None, None)
         values = (where.state, where.workflow, at, before, where.limit)
+        if where.parent is not None:
+            return await self._fetch(RunRecord, "children", *values, where.parent)
         return await self._fetch(RunRecord, "runs", *values)
+
+    async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
+        return await self._fetch(RunRecord, "runs_by_id", list(ids))
 
     async def journal(self, run_id: str) -> list[Entry]:
         return await self._fetch(Entry, "journal", run_id)
@@ -223,11 +207,56 @@ class PostgresStore:
 
     async def sweep(self, what: Sweep) -> Swept:
         values = (what.age, what.feeds, what.keep, what.limit, what.dead)
-        return (await self._fetch(Swept, "sweep", *values))[0]
+        swept = (await self._fetch(Swept, "sweep", *values))[0]
+        room = what.limit - sum(swept)
+        return swept._replace(events=await self.events.sweep(what.age, what.unread, room))
 
     async def sweepable(self, what: Sweep) -> Swept:
         values = (what.age, what.feeds, what.keep, what.dead)
-        return (await self._fetch(Swept, "sweepable", *values))[0]
+        found = (await self._fetch(Swept, "sweepable", *values))[0]
+        return found._replace(events=await self.events.sweepable(what.age, what.unread))
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        return ()
+
+    async def put_queue(self, name: str, limits: QueueLimits, *, replace: bool) -> QueueRecord:
+        async with self._taken(self._reads) as connection:
+            return await put_queue(connection, name, limits, replace)
+
+    async def queues(self) -> list[QueueRecord]:
+        async with self._taken(self._reads) as connection:
+            return await all_queues(connection)
+
+    async def count_runs(
+        self, by: Sequence[CountBy], queue: str | None = None
+    ) -> dict[tuple[str | None, ...], int]:
+        async with self._taken(self._reads) as connection:
+            return await count_runs(connection, by, queue)
+
+    async def layout(self) -> Mapping[str, Sequence[str]]:
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.layout(connection)
+
+    async def rows(self, page: Page) -> list[Row]:
+        self._layout = self._layout or await self.layout()
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.rows(connection, page, self._layout[page.table])
+
+    async def fence(self, what: Fence) -> list[str]:
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.fence(connection, what)
+
+    async def adopt(self, run: Row, rest: Iterable[Line], *, take_back: bool = False) -> Admission:
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.adopt(connection, run, rest, take_back)
+
+    async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.add_rows(connection, table, rows)
+
+    async def moment(self) -> float:
+        return (await self._fetch(float, "moment"))[0]
 
     async def info(self) -> StoreInfo:
         async with self._taken(self._writes) as connection:
@@ -237,6 +266,16 @@ class PostgresStore:
         offset = float(settings.pop("now")) - self._clock.now()
         server = settings.pop("server_version")
         return StoreInfo("postgres", self.url, _SCHEMA, server, settings, offset)
+
+    def session(self, isolation: Isolation | None, limit: float) -> Session:  # noqa: ARG002
+        if self._guests is None or self._reads is None:
+            raise StoreUnavailable("the store is not open", hint="Await its open() first")
+
+        async def emit(connection: Connection, ops: Sequence[Op]) -> list[Outcome]:
+            return await self._apply(connection, ops, _by_kind(ops))
+
+        aid = Aid(emit, self._tell, self._clock)
+        return PostgresSession(self._guests, self._reads, self._link.url, isolation, aid)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -284,32 +323,47 @@ def _by_kind(ops: Iterable[Op]) -> _Kinds:
         kind: []
         for kind in (
             *(Heartbeat, StartRun, Append, Settle, RequestCancel, SendSignal, PutDocument),
-            *(AppendFeed, Announce),
+            *(AppendFeed, Announce, Emit, Progress, Placed, Continue),
         )
     }
     for op in ops:
-        kinds[type(op)].append(op)
+        kinds[_kind(op)].append(op)
     return kinds
+
+
+def _kind(op: Op) -> type:
+    return Placed if type(op) is StartRun and op.place is not None else type(op)
 
 
 def _rows(kinds: _Kinds) -> list[Sequence[Any]]:
     """The arrays of `aura.commit`, in the order of its parameters."""
+    appends = kinds[Append]
+    entries = [op.append for op in kinds[Emit] if op.append is not None]
     return [
         [(op.worker, op.lease, op.info) for op in kinds[Heartbeat]],
         [_start_row(op) for op in kinds[StartRun]],
-        _entry_rows(kinds[Append]),
+        _entry_rows([*appends, *entries] if entries else appends),
         [_settle_row(op) for op in kinds[Settle]],
         [(op.run_id, _topic_key(op.run_id)) for op in kinds[RequestCancel]],
         [_signal_row(op) for op in kinds[SendSignal]],
         [_document_row(op) for op in kinds[PutDocument]],
         *_feed_rows(kinds[AppendFeed]),
         [_topic_key(op.topic) for op in kinds[Announce]],
+        emit_rows(kinds[Emit], len(appends)),
+        *progress_rows(kinds[Progress]),
+        [placed_row(op, _start_row(op)) for op in kinds[Placed]],
+        [_continue_row(op) for op in kinds[Continue]],
     ]
 
 
 def _start_row(op: StartRun) -> tuple[Any, ...]:
     owner = op.owner or None
-    return (op.id, op.workflow, op.version, op.input, op.fingerprint, op.origin, owner)
+    rest = (op.parent, op.parent_epoch, op.detached, op.deadline)
+    return (op.id, op.workflow, op.version, op.input, op.fingerprint, op.origin, owner, *rest)
+
+
+def _continue_row(op: Continue) -> tuple[Any, ...]:
+    return (op.run_id, op.epoch, op.version, op.input, op.base, op.seen, list(op.unread))
 
 
 def _entry_rows(ops: Sequence[Append]) -> list[tuple[Any, ...]]:
@@ -319,7 +373,7 @@ def _entry_rows(ops: Sequence[Append]) -> list[tuple[Any, ...]]:
 def _settle_row(op: Settle) -> tuple[Any, ...]:
     wake_at = op.wake_at if op.state == "waiting" else None
     topic = _elsewhere(op, None)
-    return (op.run_id, op.epoch, op.state, op.output, op.error, wake_at, topic, op.seen)
+    return (op.run_id, op.epoch, op.state, op.output, op.error, wake_at, topic, op.seen, op.frees)
 
 
 def _signal_row(op: SendSignal) -> tuple[Any, ...]:
@@ -360,7 +414,11 @@ class _Answers:
         self._sent: list[Any] = row["sent"] or []
         self._epochs: list[int | None] = row["epochs"] or []
         self._tails: list[int] = row["tails"] or []
+        self._behind: frozenset[int] = frozenset(row["behind"] or ())
+        self._stayed: frozenset[int] = frozenset(row["stayed"] or ())
         found = [op.id for op in kinds[StartRun]] if self._some_were_there() else []
+        self._stood: list[Any] = row["stood"] or []
+        found += [one["id"] for one in self._stood if one is not None]
         self.wanted = found + [op.run_id for op in kinds[RequestCancel]]
 
     def _some_were_there(self) -> bool:
@@ -373,14 +431,18 @@ class _Answers:
             StartRun: self._starts(known),
             Append: _held(self._kinds[Append], self._stale),
             Settle: _settled(self._kinds[Settle], self._refused),
+            Continue: _settled(self._kinds[Continue], self._stayed),
             RequestCancel: [known.get(op.run_id) for op in self._kinds[RequestCancel]],
             SendSignal: map(_sent, self._kinds[SendSignal], self._sent),
             PutDocument: map(_put, self._kinds[PutDocument], self._epochs),
             AppendFeed: self._feeds(),
             Announce: [None] * len(self._kinds[Announce]),
+            Emit: self._emits(),
+            Progress: self._progress(),
+            Placed: map(_stands, self._kinds[Placed], self._stood, repeat(known)),
         }
         following = {kind: iter(outcomes) for kind, outcomes in lists.items()}
-        return [next(following[type(op)]) for op in ops]
+        return [next(following[_kind(op)]) for op in ops]
 
     def _starts(self, known: dict[str, RunRecord]) -> _Outcomes:
         outcomes: _Outcomes = []
@@ -391,8 +453,23 @@ class _Answers:
                 at = self._moment - _MICROSECOND * (len(starts) - number)
                 outcomes.append(Started(True, _new_run(op, at)))
             else:
-                outcomes.append(Started(False, known[op.id]))
+                there = known.get(op.id)
+                outcomes.append(Started(False, there) if there else no_child_of(op.parent or ""))
         return outcomes
+
+    def _emits(self) -> _Outcomes:
+        """The entries of emitted events are numbered after the others."""
+        number = len(self._kinds[Append])
+        outcomes: _Outcomes = []
+        for op in self._kinds[Emit]:
+            number += op.append is not None
+            lost = op.append is not None and number in self._stale
+            outcomes.append(_lost(op.append.entry.run_id) if lost else None)
+        return outcomes
+
+    def _progress(self) -> _Outcomes:
+        ops: list[Progress] = self._kinds[Progress]
+        return [lost_partition(op) if at in self._behind else None for at, op in enumerate(ops, 1)]
 
     def _feeds(self) -> _Outcomes:
         """Walks back from each feed's last seq over what was added to it."""
@@ -403,6 +480,12 @@ class _Answers:
             outcomes.append(ends[op.feed])
             ends[op.feed] -= len(op.payloads)
         return outcomes[::-1]
+
+
+def _stands(op: StartRun, answer: Any, known: Mapping[str, RunRecord]) -> Outcome:
+    if answer is None:
+        return no_child_of(op.parent or "")
+    return Started(answer["created"], known[answer["id"]])
 
 
 def _new_run(op: StartRun, at: float) -> RunRecord:
@@ -425,6 +508,9 @@ def _new_run(op: StartRun, at: float) -> RunRecord:
         created_at=at,
         started_at=at if owner else None,
         finished_at=None,
+        parent=op.parent,
+        detached=op.detached,
+        deadline=op.deadline,
     )
 
 
@@ -435,13 +521,14 @@ async def _append(connection: Connection, ops: Sequence[Append]) -> _Outcomes:
 def _held(ops: Sequence[Append], stale: frozenset[int]) -> _Outcomes:
     if not stale:
         return [None] * len(ops)
-    return [
-        LeaseLost(f"run {op.entry.run_id} belongs to another worker now") if at in stale else None
-        for at, op in enumerate(ops, 1)
-    ]
+    return [_lost(op.entry.run_id) if at in stale else None for at, op in enumerate(ops, 1)]
 
 
-def _settled(ops: Sequence[Settle], refused: frozenset[int]) -> _Outcomes:
+def _lost(run_id: str) -> LeaseLost:
+    return LeaseLost(f"run {run_id} belongs to another worker now")
+
+
+def _settled(ops: Sequence[Settle | Continue], refused: frozenset[int]) -> _Outcomes:
     return [
         LeaseLost(f"run {op.run_id} belongs to another worker now") if at in refused else None
         for at, op in enumerate(ops, 1)
@@ -462,19 +549,6 @@ def _put(op: PutDocument, epoch: int | None) -> Outcome:
         f"{op.kind} {op.name} is not at epoch {op.expected} any more",
         hint="Read it again and decide anew",
     )
-
-
-async def _signals_of(connection: Connection, runs: Sequence[RunRecord]) -> dict[str, list[Signal]]:
-    """The signals of those runs that have some, by run."""
-    ids = [run.id for run in runs if run.signals]
-    if not ids:
-        return {}
-    rows = await connection.fetch(_SQL["signals"], ids, [0] * len(ids))
-    return {key: list(of) for key, of in groupby(map(Signal._make, rows), _run_id)}
-
-
-def _run_id(one: Entry | Signal) -> str:
-    return one.run_id
 
 
 def _first(rows: list[T]) -> T | None:

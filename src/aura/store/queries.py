@@ -35,9 +35,12 @@ class Migration:
 @cache
 def queries(dialect: str) -> Mapping[str, str]:
     """The named queries of a dialect: name -> SQL text."""
-    text = (files("aura.store") / "sql" / dialect / "queries.sql").read_text("utf-8")
-    parts = _NAME.split(text)
-    return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    found: dict[str, str] = {}
+    for file in (files("aura.store") / "sql" / dialect).iterdir():
+        if file.name.endswith(".sql"):
+            parts = _NAME.split(file.read_text("utf-8"))
+            found |= zip(parts[1::2], map(str.strip, parts[2::2]), strict=True)
+    return found
 
 
 @cache

@@ -11,7 +11,9 @@ known text in it. By these a process finds out that it lacks the key before it w
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 from aura.codec import is_encrypted, unpack
 from aura.errors import DecryptionFailed, EpochConflict
@@ -21,6 +23,7 @@ from aura.store.base import (
     Claim,
     Claimed,
     ClaimResult,
+    Continue,
     Document,
     Entry,
     FeedItem,
@@ -42,11 +45,20 @@ from aura.store.base import (
     Swept,
     Worker,
 )
+from aura.store.events import Emit, Progress
+from aura.store.events_sealed import SealedEvents, seal_events, seal_progress
 from aura.store.keys import Keyring
+from aura.store.portable import SEALED_TEXT as _TEXT
+from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.queues import CountBy, QueueLimits, QueueRecord
+from aura.store.sealed_rows import open_row, seal_row
+from aura.store.sealed_rows import place as _place
+from aura.store.sealed_rows import start_place
+from aura.store.sealed_session import SealedSession
+from aura.store.session import Isolation, Session, Written
 
 _KIND = "key"
 _KNOWN = b'"this key opens what Aura has sealed with it"'
-_TEXT = "sealed:"  # begins a sealed text; fingerprints are hexadecimal or names
 
 
 async def sealed(store: Store, keys: Keyring) -> Store:
@@ -95,6 +107,7 @@ class SealedStore:
         self._inner = inner
         self._keys = keys
         self.refusal = refusal
+        self.events = SealedEvents(inner.events, keys)
 
     @property
     def key_ids(self) -> tuple[str, ...]:
@@ -126,7 +139,7 @@ class SealedStore:
             )
             for one in found.runs
         ]
-        return ClaimResult(runs, found.next_wake, found.cancels)
+        return replace(found, runs=runs)
 
     async def run(self, run_id: str) -> RunRecord | None:
         found = await self._inner.run(run_id)
@@ -134,6 +147,9 @@ class SealedStore:
 
     async def runs(self, where: RunFilter) -> list[RunRecord]:
         return [self._open_run(one) for one in await self._inner.runs(where)]
+
+    async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
+        return [self._open_run(one) for one in await self._inner.runs_by_id(ids)]
 
     async def journal(self, run_id: str) -> list[Entry]:
         return [self._open_entry(one) for one in await self._inner.journal(run_id)]
@@ -168,8 +184,49 @@ class SealedStore:
     async def sweepable(self, what: Sweep) -> Swept:
         return await self._inner.sweepable(what)
 
+    async def put_queue(self, name: str, limits: QueueLimits, *, replace: bool) -> QueueRecord:
+        return await self._inner.put_queue(name, limits, replace=replace)
+
+    async def queues(self) -> list[QueueRecord]:
+        return await self._inner.queues()
+
+    async def count_runs(
+        self, by: Sequence[CountBy], queue: str | None = None
+    ) -> dict[tuple[str | None, ...], int]:
+        return await self._inner.count_runs(by, queue)
+
+    async def layout(self) -> Mapping[str, Sequence[str]]:
+        return await self._inner.layout()
+
+    async def rows(self, page: Page) -> list[Row]:
+        change = open_row if page.opened else seal_row
+        if not page.opened:
+            self.require_keys()  # to seal what was written before there were keys
+        return [change(self._keys, page.table, row) for row in await self._inner.rows(page)]
+
+    async def fence(self, what: Fence) -> list[str]:
+        self.require_keys()
+        return await self._inner.fence(what)
+
+    async def adopt(self, run: Row, rest: Iterable[Line], *, take_back: bool = False) -> Admission:
+        self.require_keys()
+        sealed_rest = ((table, seal_row(self._keys, table, row)) for table, row in rest)
+        run = seal_row(self._keys, "runs", run)
+        return await self._inner.adopt(run, sealed_rest, take_back=take_back)
+
+    async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
+        self.require_keys()
+        rows = [seal_row(self._keys, table, row) for row in rows]
+        return await self._inner.add_rows(table, rows)
+
+    async def moment(self) -> float:
+        return await self._inner.moment()
+
     async def info(self) -> StoreInfo:
         return await self._inner.info()
+
+    def session(self, isolation: Isolation | None, limit: float) -> Session:
+        return SealedSession(self._inner.session(isolation, limit), self._seal_written)
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         return self._inner.listen(listener)
@@ -179,10 +236,24 @@ class SealedStore:
     def _seal_op(self, op: Op) -> Op:
         if isinstance(op, Append):
             return Append(op.epoch, self._seal_entry(op.entry))
+        if isinstance(op, Emit):
+            self.require_keys()
+            append = op.append and Append(op.append.epoch, self._seal_entry(op.append.entry))
+            return Emit(seal_events(self._keys, op.events), append)
+        if isinstance(op, Progress):
+            self.require_keys()
+            return seal_progress(self._keys, op)
+        if isinstance(op, Continue):
+            self.require_keys()
+            place = _place("run", op.run_id)
+            return replace(op, input=self._keys.seal(op.input, place + b"/input"))
         if isinstance(op, StartRun | Settle | SendSignal | PutDocument | AppendFeed):
             self.require_keys()
             return self._seal_other(op)
         return op
+
+    def _seal_written(self, op: Written) -> Written:
+        return cast("Written", self._seal_op(op))
 
     def _seal_entry(self, entry: Entry) -> Entry:
         place = _entry_place(entry)
@@ -195,16 +266,21 @@ class SealedStore:
 
     def _seal_other(self, op: StartRun | Settle | SendSignal | PutDocument | AppendFeed) -> Op:
         if isinstance(op, StartRun):
-            place = _place("run", op.id)
-            return StartRun(
-                op.id, op.workflow, op.version, self._keys.seal(op.input, place + b"/input"),
-                self._seal_text(op.fingerprint, place), op.origin, op.owner,
-            )  # fmt: skip
+            wait = op.place
+            debounced = wait is not None and wait.debounce is not None
+            dedup = wait.dedup if wait else None
+            place = start_place(op.id, op.workflow, dedup, debounced=debounced)
+            return replace(
+                op,
+                input=self._keys.seal(op.input, place + b"/input"),
+                fingerprint=self._seal_text(op.fingerprint, place),
+            )
         if isinstance(op, Settle):
             place = _place("run", op.run_id)
             return Settle(
                 op.run_id, op.epoch, op.state, self._seal(op.output, place + b"/output"),
                 self._seal(op.error, place + b"/error"), op.wake_at, op.announce, op.seen,
+                op.frees,
             )  # fmt: skip
         if isinstance(op, SendSignal):
             payload = self._keys.seal(op.payload, _place("signal", op.run_id, op.id))
@@ -240,10 +316,13 @@ class SealedStore:
         return outcome
 
     def _open_run(self, run: RunRecord) -> RunRecord:
-        place = _place("run", run.id)
+        place = begin = first = _place("run", run.id)
+        if run.debounced:
+            begin = start_place(run.id, run.workflow, run.dedup, debounced=True)
+            first = begin if run.execution == 1 else place
         return run._replace(
-            fingerprint=self._open_text(run.fingerprint, place),
-            input=self._keys.open(run.input, place + b"/input"),
+            fingerprint=self._open_text(run.fingerprint, begin),
+            input=self._keys.open(run.input, first + b"/input"),
             output=self._open(run.output, place + b"/output"),
             error=self._open(run.error, place + b"/error"),
         )
@@ -289,8 +368,3 @@ def _entry_place(entry: Entry) -> bytes:
 
 def _document_place(kind: str, name: str) -> bytes:
     return _place("document", kind, name)
-
-
-def _place(*parts: str) -> bytes:
-    """The place of a value, in one form for each list of names."""
-    return b"".join(b"%d:%b" % (len(part), part.encode(errors="surrogatepass")) for part in parts)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import queue
 import random
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,14 +43,30 @@ from aura.store.base import (
     Worker,
     topics,
 )
+from aura.store.events_sqlite import SqliteEvents, with_events
+from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queries import migrations, outstanding, queries
+from aura.store.session import Isolation, Session
+from aura.store.sqlite_ends import after_the_end
+from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select
+from aura.store.sqlite_queues import (
+    all_queues,
+    any_in_queues,
+    count_runs,
+    put_queue,
+    take_from_queues,
+)
+from aura.store.sqlite_rows import add_rows, adopt, fence, layout, rows
+from aura.store.sqlite_session import Aid, SqliteSession
 from aura.store.sqlite_sweep import sweep, sweepable
 from aura.store.wake import WakeSocket
 
 T = TypeVar("T")
+_Done = tuple[list[Outcome], list[str]]  # the outcomes of a batch, and the topics that follow
 
 _SQL = queries("sqlite")
+_APPLIERS = with_events(APPLIERS)
 _LOCK_PATIENCE = 30.0  # seconds to wait for another process's transaction
 _SMALL_BATCH = 8  # operations that may be written on the event loop ...
 _FAST_COMMIT = 0.002  # ... while such a commit takes no more seconds than this on average
@@ -63,6 +81,8 @@ class SqliteStore:
         self.path = path
         self._clock = clock or SystemClock()
         self._listeners: list[Listener] = []
+        self._odd = False
+        self._layout: Mapping[str, Sequence[str]] = {}
         self._in_memory = path == ":memory:"
         self._wake = WakeSocket(Path(path), self._hear)
         self._commit_time = _FAST_COMMIT / 2
@@ -73,6 +93,7 @@ class SqliteStore:
             if self._in_memory
             else _ConnectionThread(path, "aura-sqlite-reader", self._clock)
         )
+        self.events = SqliteEvents(self._writer.call, self._reader.call, self._clock)
 
     async def open(self) -> None:
         await self._writer.call(self._prepare)
@@ -85,28 +106,31 @@ class SqliteStore:
             await thread.stop()
 
     async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
-        outcomes = self._commit_at_once(ops) if len(ops) <= _SMALL_BATCH else None
-        if outcomes is None:
-            outcomes = await self._writer.call(lambda db: self._commit(db, ops))
-        here, elsewhere = topics(ops, outcomes)
-        for topic in here:
-            self._hear(topic)
-        if elsewhere:
-            self._wake.tell(elsewhere)
-        return outcomes
+        done = self._commit_at_once(ops) if len(ops) <= _SMALL_BATCH else None
+        if done is None:
+            done = await self._writer.call(lambda db: self._commit(db, ops))
+        self._tell(ops, *done)
+        return done[0]
 
-    def _commit_at_once(self, ops: Sequence[Op]) -> list[Outcome] | None:
+    def _tell(self, ops: Sequence[Op], outcomes: Sequence[Outcome], after: Sequence[str]) -> None:
+        here, elsewhere = topics(ops, outcomes)
+        for topic in dict.fromkeys((*here, *after)):
+            self._hear(topic)
+        if elsewhere or after:
+            self._wake.tell(dict.fromkeys((*elsewhere, *after)))
+
+    def _commit_at_once(self, ops: Sequence[Op]) -> _Done | None:
         """Commit on this thread, or None when that could hold up the event loop."""
         started = self._clock.monotonic()
         if started < self._at_once_from:
             return None
-        outcomes = self._writer.try_now(lambda db: self._commit(db, ops))
+        done = self._writer.try_now(lambda db: self._commit(db, ops))
         took = self._clock.monotonic() - started
         self._commit_time += 0.05 * (took - self._commit_time)
         if took > _SLOW_COMMIT or self._commit_time > _FAST_COMMIT:
             self._at_once_from = self._clock.monotonic() + _SLOW_PAUSE
             self._commit_time = _FAST_COMMIT / 2
-        return outcomes
+        return done
 
     async def claim(self, claim: Claim) -> ClaimResult:
         return await self._writer.call(lambda db: self._claim(db, claim))
@@ -124,10 +148,16 @@ class SqliteStore:
             "before_id": before,
             "limit": where.limit,
         }
-        return [record(row) for row in await self._read("runs", values)]
+        if where.parent is not None:
+            values["parent"] = where.parent
+        name = "runs" if where.parent is None else "children"
+        return [record(row) for row in await self._read(name, values)]
+
+    async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
+        return [record(row) for row in await self._read("runs_by_id", (json.dumps(list(ids)),))]
 
     async def journal(self, run_id: str) -> list[Entry]:
-        return [Entry(*row) for row in await self._read("journal", (run_id,))]
+        return [Entry(*row) for row in await self._read("journal", {"run": run_id})]
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         return [Entry(*row) for row in await self._read("entries", (run_id, kind, after))]
@@ -155,13 +185,60 @@ class SqliteStore:
         return await self._writer.call(lambda db: db.execute(sql, (run_id,)).rowcount == 1)
 
     async def sweep(self, what: Sweep) -> Swept:
-        return await self._writer.call(lambda db: sweep(db, what, self._clock.now()))
+        swept = await self._writer.call(lambda db: sweep(db, what, self._clock.now()))
+        room = what.limit - sum(swept)
+        return swept._replace(events=await self.events.sweep(what.age, what.unread, room))
 
     async def sweepable(self, what: Sweep) -> Swept:
-        return await self._reader.call(lambda db: sweepable(db, what, self._clock.now()))
+        found = await self._reader.call(lambda db: sweepable(db, what, self._clock.now()))
+        return found._replace(events=await self.events.sweepable(what.age, what.unread))
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        return ()
+
+    async def put_queue(self, name: str, limits: QueueLimits, *, replace: bool) -> QueueRecord:
+        return await self._writer.call(
+            lambda db: put_queue(db, name, limits, replace, self._clock.now())
+        )
+
+    async def queues(self) -> list[QueueRecord]:
+        return await self._reader.call(all_queues)
+
+    async def count_runs(
+        self, by: Sequence[CountBy], queue: str | None = None
+    ) -> dict[tuple[str | None, ...], int]:
+        return await self._reader.call(lambda db: count_runs(db, by, queue))
+
+    async def layout(self) -> Mapping[str, Sequence[str]]:
+        return await self._reader.call(layout)
+
+    async def rows(self, page: Page) -> list[Row]:
+        self._layout = self._layout or await self.layout()
+        columns = self._layout[page.table]
+        return await self._reader.call(lambda db: rows(db, page, columns))
+
+    async def fence(self, what: Fence) -> list[str]:
+        return await self._writer.call(lambda db: fence(db, what, self._clock.now()))
+
+    async def adopt(self, run: Row, rest: Iterable[Line], *, take_back: bool = False) -> Admission:
+        return await self._writer.call(lambda db: adopt(db, run, rest, take_back))
+
+    async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
+        return await self._writer.call(lambda db: add_rows(db, table, rows))
+
+    async def moment(self) -> float:
+        return self._clock.now()
 
     async def info(self) -> StoreInfo:
         return await self._writer.call(self._info)
+
+    def session(self, isolation: Isolation | None, limit: float) -> Session:  # noqa: ARG002
+        def emit(db: sqlite3.Connection, ops: Sequence[Op]) -> list[Outcome]:
+            return self._apply(db, ops, self._clock.now())
+
+        tell = partial(self._tell, after=())
+        return SqliteSession(self._writer, self.path, limit, Aid(emit, tell, _explain))
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -195,26 +272,31 @@ class SqliteStore:
             db.execute("ROLLBACK")
             raise
 
-    def _commit(self, db: sqlite3.Connection, ops: Sequence[Op]) -> list[Outcome]:
-        outcomes: list[Outcome] = [None] * len(ops)
+    def _commit(self, db: sqlite3.Connection, ops: Sequence[Op]) -> _Done:
         if not ops:
-            return outcomes
+            return [], []
         now = self._clock.now()
         db.execute("BEGIN IMMEDIATE")
         try:
-            places: dict[type, list[int]] = {}
-            for at, op in enumerate(ops):
-                places.setdefault(type(op), []).append(at)
-            for kind, apply in APPLIERS:
-                if kind in places:
-                    found = apply(db, [ops[at] for at in places[kind]], now)
-                    for at, outcome in zip(places[kind], found, strict=True):
-                        outcomes[at] = outcome
+            outcomes = self._apply(db, ops, now)
+            after = after_the_end(db, ops, select, now)
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        return outcomes, after
+
+    def _apply(self, db: sqlite3.Connection, ops: Sequence[Op], now: float) -> list[Outcome]:
+        outcomes: list[Outcome] = [None] * len(ops)
+        places: dict[type, list[int]] = {}
+        for at, op in enumerate(ops):
+            places.setdefault(type(op), []).append(at)
+        for kind, apply in _APPLIERS:
+            if kind in places:
+                found = apply(db, [ops[at] for at in places[kind]], now)
+                for at, outcome in zip(places[kind], found, strict=True):
+                    outcomes[at] = outcome
         return outcomes
 
     def _claim(self, db: sqlite3.Connection, claim: Claim) -> ClaimResult:
@@ -233,7 +315,8 @@ class SqliteStore:
         next_wake = _SQL["next_wake"].replace(":versions", marks)
         db.execute("BEGIN IMMEDIATE")
         try:
-            runs = sorted(map(record, db.execute(sql, values)), key=lambda run: run.created_at)
+            rows, look = self._claim_rows(db, claim, sql, values)
+            runs = sorted(map(record, rows), key=lambda run: run.created_at)
             signals = _signals_of(db, runs)
             claimed = [
                 Claimed(run, self._journal_of(db, run.id), signals.get(run.id, ())) for run in runs
@@ -246,10 +329,30 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             raise
         wake = None if wake_at is None else max(0.0, wake_at - self._clock.now())
-        return ClaimResult(claimed, wake, cancels)
+        looks = [one for one in (wake, look) if one is not None]
+        return ClaimResult(claimed, min(looks, default=None), cancels, self._clock.now())
+
+    def _claim_rows(
+        self, db: sqlite3.Connection, claim: Claim, sql: str, values: dict[str, Any]
+    ) -> tuple[list[tuple[Any, ...]], float | None]:
+        """Rows from queues and from the default one: each gets half of the room if both want it;
+        and in how many seconds a queue may have more."""
+        rows: list[tuple[Any, ...]] = []
+        look: float | None = None
+        room, now = claim.limit, values["now"]
+        queued = any_in_queues(db, claim, now)
+        self._odd = not self._odd
+        if queued:
+            rows, look = take_from_queues(db, claim, (room + self._odd) // 2, now, COLUMNS)
+        half = len(rows)
+        rows += db.execute(sql, values | {"limit": room - half}).fetchall()
+        if queued and half == (room + self._odd) // 2 and len(rows) < room:
+            more, look = take_from_queues(db, claim, room - len(rows), now, COLUMNS)
+            rows += more
+        return rows, look
 
     def _journal_of(self, db: sqlite3.Connection, run_id: str) -> list[Entry]:
-        return [Entry(*row) for row in db.execute(_SQL["journal"], (run_id,))]
+        return [Entry(*row) for row in db.execute(_SQL["journal"], {"run": run_id})]
 
     def _info(self, db: sqlite3.Connection) -> StoreInfo:
         pragmas = ("journal_mode", "synchronous", "page_size", "wal_autocheckpoint")
@@ -271,10 +374,11 @@ class _ConnectionThread:
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
         self._under_way = 0
+        self.gate = asyncio.Lock()  # held while a session is open on the connection
 
     def try_now(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Do the work on the calling thread; None if the connection or the file is busy."""
-        if self._under_way or self._db is None:
+        if self._under_way or self._db is None or self.gate.locked():
             return None
         try:
             return work(self._db)
@@ -283,7 +387,15 @@ class _ConnectionThread:
                 return None
             raise _explain(error, self._path) from error
 
-    async def call(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def call(self, work: Callable[[sqlite3.Connection], T], *, inside: bool = False) -> T:
+        """Do the work on the thread; `inside` is for whoever holds the gate."""
+        if inside or not self.gate.locked():
+            return await self._put(work)
+        async with self.gate:
+            answer = self._put(work)
+        return await answer
+
+    def _put(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         if self._thread is None:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -292,7 +404,12 @@ class _ConnectionThread:
         answer: asyncio.Future[T] = loop.create_future()
         self._under_way += 1
         self._calls.put((loop, answer, work))
-        return await answer
+        return answer
+
+    def interrupt(self) -> None:
+        """Have the statement that is running on the thread fail."""
+        if self._db is not None:
+            self._db.interrupt()
 
     def _patiently(self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
         """Repeat the work while another process writes.

@@ -14,11 +14,12 @@ from typing import Any
 
 from aura.errors import EpochConflict, LeaseLost
 from aura.store.base import (
+    CLOSED,
     SETTLED,
-    TERMINAL,
     Announce,
     Append,
     AppendFeed,
+    Continue,
     Heartbeat,
     Outcome,
     PutDocument,
@@ -30,10 +31,13 @@ from aura.store.base import (
     Settle,
     Started,
     StartRun,
+    no_child_of,
     no_run,
     run_ended,
 )
 from aura.store.queries import migrations, queries
+from aura.store.sqlite_ends import continues
+from aura.store.sqlite_queues import start_placed
 
 Rows = Sequence[tuple[Any, ...]]
 
@@ -55,25 +59,41 @@ def _starts(db: sqlite3.Connection, ops: Sequence[StartRun], now: float) -> list
         (
             *(op.id, op.workflow, op.version, "running" if op.owner else "pending"),
             *(1 if op.owner else 0, op.owner, op.origin, op.input, op.fingerprint),
-            *(now, now if op.owner else None),
+            *(now, now if op.owner else None, op.parent, op.parent_epoch, op.detached),
+            op.deadline,
         )
         for op in ops
+        if op.place is None
     ]
     created = {row[0] for row in select(db, "start_runs", rows)}
     outcomes: list[Outcome] = []
-    for op in ops:
-        if op.id in created:
+    for at, op in enumerate(ops):
+        if op.place is not None:  # a microsecond apart, so that their order stays
+            outcomes.append(_placed(db, op, now - 1e-6 * (len(ops) - 1 - at)))
+        elif op.id in created:
             created.remove(op.id)
             outcomes.append(Started(True, _new_record(op, now)))
         else:
             sql = _SQL["run"].replace(":columns", COLUMNS)
-            outcomes.append(Started(False, record(db.execute(sql, (op.id,)).fetchone())))
+            row = db.execute(sql, (op.id,)).fetchone()
+            outcomes.append(
+                no_child_of(op.parent or "") if row is None else Started(False, record(row))
+            )
     return outcomes
+
+
+def _placed(db: sqlite3.Connection, op: StartRun, now: float) -> Outcome:
+    stands = start_placed(db, op, now)
+    if isinstance(stands, LeaseLost):
+        return stands
+    run_id, created = stands
+    sql = _SQL["run"].replace(":columns", COLUMNS)
+    return Started(created, record(db.execute(sql, (run_id,)).fetchone()))
 
 
 def _appends(db: sqlite3.Connection, ops: Sequence[Append], _: float) -> list[Outcome]:
     rows = [(*op.entry, op.epoch) for op in ops]
-    if _change(db, "append_entries", rows) == len(ops):
+    if change(db, "append_entries", rows) == len(ops):
         return [None] * len(ops)
     return [
         _accept_or_lost(
@@ -96,7 +116,7 @@ def _settles(db: sqlite3.Connection, ops: Sequence[Settle], now: float) -> list[
         )
         for op in ops
     ]
-    if _change(db, "settle_runs", rows) == len(ops):
+    if change(db, "settle_runs", rows) == len(ops):
         return [None] * len(ops)
     return [
         _accept_or_lost(
@@ -146,7 +166,7 @@ def _feeds(db: sqlite3.Connection, ops: Sequence[AppendFeed], now: float) -> lis
             ends[op.feed] += 1
             rows.append((op.feed, ends[op.feed], now, payload))
         outcomes.append(ends[op.feed])
-    _change(db, "append_feed", rows)
+    change(db, "append_feed", rows)
     return outcomes
 
 
@@ -162,13 +182,13 @@ def _send(db: sqlite3.Connection, op: SendSignal, now: float) -> Outcome:
     old = db.execute(_SQL["signal_by_id"], (op.run_id, op.id)).fetchone()
     if old is not None:
         return Sent(old[0], True, bool(old[1]), state)
-    if state in TERMINAL:
+    if state in CLOSED:
         return run_ended(op.run_id, state)
     after: RunState = "pending" if state == "waiting" else state
     late = op.late or (op.deadline is not None and op.deadline < now)
     row = (op.run_id, count + 1, op.name, op.id, op.priority, op.deadline, op.payload, now, late)
     db.execute(_SQL["add_signal"], row)
-    db.execute(_SQL["signalled"], (count + 1, after, op.run_id))
+    after = db.execute(_SQL["signalled"], (count + 1, after, op.run_id)).fetchone()[0]
     return Sent(count + 1, False, late, after)
 
 
@@ -182,6 +202,7 @@ APPLIERS: tuple[tuple[type, Callable[..., list[Outcome]]], ...] = (
     (StartRun, _starts),
     (Append, _appends),
     (Settle, _settles),
+    (Continue, continues),
     (RequestCancel, _cancels),
     (SendSignal, _sends),
     (PutDocument, _documents),
@@ -206,7 +227,7 @@ def _chunks(name: str, rows: Rows) -> Iterator[tuple[str, list[Any]]]:
         start += size
 
 
-def _change(db: sqlite3.Connection, name: str, rows: Rows) -> int:
+def change(db: sqlite3.Connection, name: str, rows: Rows) -> int:
     """Run a multi-row statement over all rows; how many rows of the table it changed."""
     return sum(db.execute(sql, values).rowcount for sql, values in _chunks(name, rows))
 
@@ -232,7 +253,11 @@ def _conflict(op: PutDocument) -> EpochConflict:
 
 def record(row: Sequence[Any]) -> RunRecord:
     found = RunRecord(*row)
-    return found._replace(cancel_requested=bool(found.cancel_requested))
+    return found._replace(
+        cancel_requested=bool(found.cancel_requested),
+        detached=bool(found.detached),
+        debounced=bool(found.debounced),
+    )
 
 
 def _new_record(op: StartRun, now: float) -> RunRecord:
@@ -254,4 +279,7 @@ def _new_record(op: StartRun, now: float) -> RunRecord:
         created_at=now,
         started_at=now if op.owner else None,
         finished_at=None,
+        parent=op.parent,
+        detached=op.detached,
+        deadline=op.deadline,
     )

@@ -12,6 +12,9 @@ SELECT set_config('application_name', 'aura', false),
                   CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
                        ELSE current_setting('synchronous_commit') END, false)
 
+-- :name: guest_session
+SELECT set_config('application_name', 'aura', false)
+
 -- :name: ping
 SELECT 1
 
@@ -49,7 +52,8 @@ WHERE lease_until < extract(epoch FROM clock_timestamp()) - 86400
   AND NOT EXISTS (SELECT FROM aura.runs WHERE owner = workers.id)
 
 -- :name: commit
-SELECT * FROM aura.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+SELECT * FROM aura.commit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                          $18)
 
 -- :name: append_one
 INSERT INTO aura.journal (run_id, seq, key, kind, fingerprint, input, output, error, attempt,
@@ -63,7 +67,7 @@ ON CONFLICT (run_id, seq) DO NOTHING
 SELECT aura.append_or_tell($1)
 
 -- :name: claim
--- Takes up to $4 runs, those first that could be taken for the longest time: runs of dead workers,
+-- Takes up to $4 runs of the default queue, those first that could be taken for the longest time: runs of dead workers,
 -- waiting runs that are due, pending runs. Only what is taken gets locked (the limit stops the
 -- locking), so other claimers pass by. Owners are found by jumping from one to the next.
 WITH RECURSIVE clock AS MATERIALIZED (SELECT aura.moment() AS now),
@@ -86,7 +90,7 @@ heads AS (
     FROM dead, asked, LATERAL (
         SELECT r.id, r.epoch, r.state FROM aura.runs AS r
         WHERE r.owner = dead.id AND r.workflow = asked.workflow AND r.version = asked.version
-          AND ($5::text IS NULL OR r.id = $5::text)
+          AND r.queue IS NULL AND ($5::text IS NULL OR r.id = $5::text)
         LIMIT $4::integer * 4) AS head
     UNION ALL
     SELECT head.id, head.epoch, head.state, head.ready_at
@@ -115,14 +119,186 @@ FROM taken
 WHERE r.id = taken.id
 RETURNING :columns
 
+-- :name: moment
+SELECT aura.moment()
+
 -- :name: outlook
-SELECT min(head.wake_at) - aura.moment(),
+-- In how many seconds the earliest of the waiting runs is due; which runs of the worker are asked to
+-- stop; whether a run in a queue can be taken, if its limits allow it; and what time it is.
+WITH RECURSIVE asked AS MATERIALIZED (
+    SELECT DISTINCT workflow, version FROM unnest($1::text[], $2::text[]) AS a (workflow, version)
+),
+owners (id) AS (
+    SELECT (SELECT min(owner) FROM aura.runs)
+    UNION ALL
+    SELECT (SELECT min(r.owner) FROM aura.runs AS r WHERE r.owner > owners.id)
+    FROM owners WHERE owners.id IS NOT NULL
+)
+SELECT (SELECT min(head.wake_at) - aura.moment() FROM asked, LATERAL (
+            SELECT r.wake_at FROM aura.runs AS r
+            WHERE r.workflow = asked.workflow AND r.version = asked.version
+              AND r.wake_at IS NOT NULL
+            ORDER BY r.wake_at LIMIT 1) AS head),
        (SELECT coalesce(array_agg(r.id), '{}') FROM aura.runs AS r
-        WHERE r.owner = $3 AND r.cancel_requested)
-FROM unnest($1::text[], $2::text[]) AS asked (workflow, version), LATERAL (
-    SELECT r.wake_at FROM aura.runs AS r
-    WHERE r.workflow = asked.workflow AND r.version = asked.version AND r.wake_at IS NOT NULL
-    ORDER BY r.wake_at LIMIT 1) AS head
+        WHERE r.owner = $3 AND r.cancel_requested),
+       EXISTS (SELECT FROM asked, LATERAL (
+            SELECT FROM aura.runs AS r
+            WHERE r.workflow = asked.workflow AND r.version = asked.version
+              AND r.queue IS NOT NULL AND r.state = 'pending' LIMIT 1) AS head)
+       OR EXISTS (SELECT FROM aura.runs AS r
+                  WHERE r.queue IS NOT NULL AND r.wake_at <= (SELECT aura.moment()))
+       OR EXISTS (SELECT FROM owners LEFT JOIN aura.workers AS w ON w.id = owners.id
+                  WHERE owners.id <> $3 AND coalesce(w.lease_until, 0) <= aura.moment()
+                    AND EXISTS (SELECT FROM aura.runs AS r
+                                WHERE r.owner = owners.id AND r.queue IS NOT NULL)),
+       aura.moment()
+
+-- :name: queue_promote
+-- Runs whose time has come compete from now on.
+UPDATE aura.runs SET state = 'pending', wake_at = NULL
+WHERE id = ANY (ARRAY(
+    SELECT r.id FROM aura.runs AS r
+    WHERE r.queue IS NOT NULL AND r.wake_at <= (SELECT aura.moment())
+    ORDER BY r.wake_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- :name: queue_orphans
+-- Runs in queues whose owner's lease is over.
+WITH RECURSIVE clock AS MATERIALIZED (SELECT aura.moment() AS now),
+asked AS MATERIALIZED (
+    SELECT DISTINCT workflow, version FROM unnest($2::text[], $3::text[]) AS a (workflow, version)
+),
+owners (id) AS (
+    SELECT (SELECT min(owner) FROM aura.runs)
+    UNION ALL
+    SELECT (SELECT min(r.owner) FROM aura.runs AS r WHERE r.owner > owners.id)
+    FROM owners WHERE owners.id IS NOT NULL
+),
+dead AS (
+    SELECT owners.id FROM owners LEFT JOIN aura.workers AS w ON w.id = owners.id, clock
+    WHERE owners.id <> $1::text AND coalesce(w.lease_until, 0) <= clock.now
+)
+SELECT head.id, head.epoch, head.state, head.queue, head.key, true, head.rank
+FROM dead, asked, LATERAL (
+    SELECT r.id, r.epoch, r.state, r.queue, r.key, r.rank FROM aura.runs AS r
+    WHERE r.owner = dead.id AND r.workflow = asked.workflow AND r.version = asked.version
+      AND r.queue IS NOT NULL AND ($5::text IS NULL OR r.id = $5::text)
+    LIMIT $4::integer * 4) AS head
+
+-- :name: queue_doors
+-- The queues in which a run can be taken, of $4, and of this worker's runs, with their definitions.
+-- The first ones are locked, if they have to be; the last column says whether they are.
+WITH RECURSIVE asked AS MATERIALIZED (
+    SELECT DISTINCT workflow, version FROM unnest($2::text[], $3::text[]) AS a (workflow, version)
+),
+spots (workflow, version, queue) AS (
+    SELECT asked.workflow, asked.version, head.queue FROM asked, LATERAL (
+        SELECT r.queue FROM aura.runs AS r
+        WHERE r.workflow = asked.workflow AND r.version = asked.version
+          AND r.queue IS NOT NULL AND r.state = 'pending'
+        ORDER BY r.queue LIMIT 1) AS head
+    UNION ALL
+    SELECT spots.workflow, spots.version, head.queue FROM spots, LATERAL (
+        SELECT r.queue FROM aura.runs AS r
+        WHERE r.workflow = spots.workflow AND r.version = spots.version
+          AND r.queue > spots.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+        ORDER BY r.queue LIMIT 1) AS head
+),
+doors AS MATERIALIZED (
+    SELECT one.queue, bool_or(one.taken_from) AS taken_from
+    FROM (SELECT queue, true AS taken_from FROM spots
+          UNION ALL SELECT unnest($4::text[]), false
+          UNION ALL SELECT r.queue, false FROM aura.runs AS r
+                    WHERE r.owner = $1 AND r.queue IS NOT NULL) AS one
+    GROUP BY one.queue
+)
+SELECT doors.queue, q.limits,
+       CASE WHEN doors.taken_from AND coalesce(q.exclusive, false)
+            THEN pg_try_advisory_xact_lock(hashtextextended('aura.queue.' || doors.queue, 0))
+            ELSE true END
+FROM doors LEFT JOIN aura.queues AS q ON q.name = doors.queue
+
+-- :name: queue_loads
+SELECT r.queue, r.key, count(*)::integer,
+       (count(*) FILTER (WHERE r.owner = $1))::double precision
+FROM aura.runs AS r
+WHERE r.queue = ANY ($2::text[]) AND r.queue IS NOT NULL AND r.owner IS NOT NULL
+GROUP BY r.queue, r.key
+UNION ALL
+SELECT q.name, NULL, count(r.started_at)::integer, min(r.started_at) + q.per
+FROM aura.queues AS q
+LEFT JOIN aura.runs AS r ON r.queue = q.name AND r.started_at > (SELECT aura.moment()) - q.per
+WHERE q.name = ANY ($2::text[]) AND q.rate IS NOT NULL
+GROUP BY q.name, q.per
+
+-- :name: queue_now
+SELECT aura.moment()
+
+-- :name: queue_heads
+-- The first runs of each key in the queues $3: of few keys up to $4, of many about $6 in all.
+WITH RECURSIVE asked AS MATERIALIZED (
+    SELECT DISTINCT a.workflow, a.version, queue
+    FROM unnest($1::text[], $2::text[]) AS a (workflow, version), unnest($3::text[]) AS queue
+),
+spots (workflow, version, queue, key) AS (
+    SELECT asked.workflow, asked.version, asked.queue, head.key FROM asked, LATERAL (
+        SELECT r.key FROM aura.runs AS r
+        WHERE r.workflow = asked.workflow AND r.version = asked.version
+          AND r.queue = asked.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+        ORDER BY r.key LIMIT 1) AS head
+    UNION ALL
+    SELECT spots.workflow, spots.version, spots.queue, head.key FROM spots, LATERAL (
+        SELECT r.key FROM aura.runs AS r
+        WHERE r.workflow = spots.workflow AND r.version = spots.version
+          AND r.queue = spots.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+          AND r.key > spots.key
+        ORDER BY r.key LIMIT 1) AS head
+)
+SELECT head.id, head.epoch, head.state, head.queue, head.key, head.begun, head.rank
+FROM spots, LATERAL (
+    SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL AS begun, r.rank
+    FROM aura.runs AS r
+    WHERE r.workflow = spots.workflow AND r.version = spots.version AND r.queue = spots.queue
+      AND r.key = spots.key AND r.queue IS NOT NULL AND r.state = 'pending'
+      AND ($5::text IS NULL OR r.id = $5::text)
+    ORDER BY (r.started_at IS NULL), r.rank
+    LIMIT (SELECT greatest(1, least($4::bigint, $6::bigint / greatest(1, count(*))))
+           FROM spots)) AS head
+
+-- :name: queue_claim
+WITH taken AS MATERIALIZED (
+    SELECT r.id, r.state
+    FROM unnest($2::text[], $3::integer[], $4::text[]) AS chosen (id, epoch, state)
+    JOIN aura.runs AS r
+      ON r.id = chosen.id AND r.epoch = chosen.epoch AND r.state = chosen.state
+    FOR UPDATE OF r SKIP LOCKED
+)
+UPDATE aura.runs AS r SET
+    state = 'running',
+    epoch = r.epoch + 1,
+    owner = $1::text,
+    wake_at = NULL,
+    started_at = coalesce(r.started_at, aura.moment()),
+    recoveries = r.recoveries + CASE taken.state WHEN 'running' THEN 1 ELSE 0 END
+FROM taken
+WHERE r.id = taken.id
+RETURNING :columns
+
+-- :name: put_queue
+INSERT INTO aura.queues AS q (name, epoch, limits, exclusive, rate, per, updated_at)
+VALUES ($1, 1, $2, $3, $4, $5, aura.moment())
+ON CONFLICT (name) DO UPDATE SET
+    epoch = q.epoch + 1, limits = excluded.limits, exclusive = excluded.exclusive,
+    rate = excluded.rate, per = excluded.per, updated_at = excluded.updated_at
+WHERE $6::boolean AND q.limits <> excluded.limits
+
+-- :name: queues
+SELECT name, epoch, limits, updated_at FROM aura.queues ORDER BY name
+
+-- :name: count_runs
+SELECT :names, count(*) FROM aura.runs AS r GROUP BY :names
+
+-- :name: count_queue
+SELECT :names, count(*) FROM aura.runs AS r WHERE r.queue = $1 GROUP BY :names
 
 -- :name: still_mine
 SELECT r.id FROM unnest($2::text[], $3::integer[]) AS c (id, epoch)
@@ -134,6 +310,15 @@ SELECT :columns FROM aura.runs AS r WHERE r.id = $1
 -- :name: runs_by_id
 SELECT :columns FROM aura.runs AS r WHERE r.id = ANY ($1::text[])
 
+-- :name: children
+SELECT :columns FROM aura.runs AS r
+WHERE r.parent = $6
+  AND ($1::text IS NULL OR r.state = $1)
+  AND ($2::text IS NULL OR r.workflow = $2)
+  AND ($3::double precision IS NULL OR (r.created_at, r.id) < ($3, $4::text))
+ORDER BY r.created_at DESC, r.id DESC
+LIMIT $5
+
 -- :name: runs
 SELECT :columns FROM aura.runs AS r
 WHERE ($1::text IS NULL OR r.state = $1)
@@ -144,11 +329,17 @@ LIMIT $5
 
 -- :name: journals
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
-FROM aura.journal WHERE run_id = ANY ($1::text[]) ORDER BY run_id, seq
+FROM aura.journal
+JOIN (SELECT r.id, r.base FROM aura.runs AS r WHERE r.id = ANY ($1::text[])) AS wanted
+  ON run_id = wanted.id AND seq > wanted.base
+ORDER BY run_id, seq
 
 -- :name: journal
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
-FROM aura.journal WHERE run_id = $1 ORDER BY seq
+FROM aura.journal
+WHERE run_id = $1
+  AND seq > coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0)
+ORDER BY seq
 
 -- :name: entries
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
@@ -157,7 +348,9 @@ FROM aura.journal WHERE run_id = $1 AND kind = $2 AND seq > $3 ORDER BY seq
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
 FROM unnest($1::text[], $2::integer[]) AS wanted (run_id, after)
-JOIN aura.signals AS s ON s.run_id = wanted.run_id AND s.seq > wanted.after
+JOIN aura.runs AS r ON r.id = wanted.run_id
+JOIN aura.signals AS s
+  ON s.run_id = wanted.run_id AND s.seq > greatest(wanted.after, r.drained) AND NOT s.taken
 ORDER BY s.run_id, s.seq
 
 -- :name: document
@@ -184,7 +377,7 @@ SELECT * FROM aura.sweep($1, $2, $3, $4, $5)
 WITH old AS MATERIALIZED (
     SELECT r.id FROM aura.runs AS r
     WHERE r.finished_at IS NOT NULL AND r.state IN ('completed', 'failed', 'cancelled')
-      AND r.finished_at < aura.moment() - $1
+      AND r.finished_at < aura.moment() - $1 AND aura.is_free(r.parent, r.detached)
 )
 SELECT (SELECT count(*) FROM old),
        (SELECT count(*) FROM old JOIN aura.journal AS j ON j.run_id = old.id),
@@ -203,3 +396,73 @@ SELECT aura.moment() AS now,
        current_setting('full_page_writes') AS full_page_writes,
        current_setting('wal_level') AS wal_level,
        current_setting('max_connections') AS max_connections
+
+-- :name: layout
+SELECT c.relname::text, a.attname::text
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_attribute AS a ON a.attrelid = c.oid
+WHERE n.nspname = 'aura' AND c.relkind IN ('r', 'p') AND a.attnum > 0
+  AND NOT a.attisdropped AND a.attgenerated = ''
+ORDER BY c.relname, a.attnum
+
+-- :name: rows
+SELECT :names FROM aura.:table WHERE :conditions ORDER BY :key LIMIT $1
+
+-- :name: fence
+UPDATE aura.runs AS r SET
+    moved = json_build_object(
+        'move', $1::text, 'state', CASE r.state WHEN 'running' THEN 'pending' ELSE r.state END,
+        'wake_at', r.wake_at)::text,
+    state = 'moved',
+    epoch = r.epoch + 1,
+    owner = NULL,
+    wake_at = NULL
+WHERE r.id = ANY (ARRAY(
+    SELECT one.id FROM aura.runs AS one
+    WHERE one.state IN ('pending', 'running', 'waiting', 'parked')
+      AND ($2::text[] IS NULL OR one.id = ANY ($2::text[]))
+      AND (one.state <> 'running' OR $3::boolean OR NOT EXISTS (
+          SELECT FROM aura.workers AS w
+          WHERE w.id = one.owner AND w.lease_until > aura.moment()))
+    ORDER BY one.id LIMIT $4 FOR UPDATE))
+RETURNING r.id
+
+-- :name: identity
+SELECT r.state, r.epoch, r.workflow, r.created_at FROM aura.runs AS r WHERE r.id = $1 FOR UPDATE
+
+-- :name: forget_rows
+DELETE FROM aura.:table WHERE :run = $1
+
+-- :name: insert_row
+INSERT INTO aura.:table (:names) VALUES (:values)
+
+-- :name: add_row
+INSERT INTO aura.:table (:names) VALUES (:values) ON CONFLICT DO NOTHING RETURNING 1
+
+-- :name: count_signals
+-- A copy of a run that went on meanwhile may have signals that came after its row was read.
+UPDATE aura.runs AS r SET signals = greatest(r.signals, (
+    SELECT coalesce(max(s.seq), 0) FROM aura.signals AS s WHERE s.run_id = r.id))
+WHERE r.id = $1
+
+-- :name: begin
+BEGIN :isolation; SET LOCAL idle_in_transaction_session_timeout = '60s'
+
+-- :name: finish
+-- The entries at the end of a user's transaction, with the settings that Aura's statements need:
+-- its durability and indexes are not for the user's settings to decide.
+SELECT set_config('synchronous_commit',
+                  CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
+                       ELSE current_setting('synchronous_commit') END, true),
+       set_config('enable_seqscan', 'off', true),
+       aura.append($1) AS landed
+
+-- :name: wait_shortly
+SET LOCAL lock_timeout = '10s'
+
+-- :name: lock_run
+SELECT r.epoch FROM aura.runs AS r WHERE r.id = $1 FOR UPDATE
+
+-- :name: entry_key
+SELECT j.key FROM aura.journal AS j WHERE j.run_id = $1 AND j.seq = $2

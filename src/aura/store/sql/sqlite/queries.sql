@@ -22,9 +22,15 @@ INSERT INTO workers (id, lease_until, started_at, schema, info) VALUES (?, ?, ?,
 ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, info = excluded.info
 
 -- :name: start_runs
+-- A child only for a parent that is running, at the epoch that its owner knows.
 INSERT INTO runs (id, workflow, version, state, epoch, owner, origin, input, fingerprint,
-                  created_at, started_at)
-VALUES :rows
+                  created_at, started_at, parent, detached, deadline)
+SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9, column10,
+       column11, column12, column14, column15
+FROM (VALUES :rows) AS op
+WHERE op.column12 IS NULL
+   OR EXISTS (SELECT 1 FROM runs AS parent WHERE parent.id = op.column12
+              AND parent.epoch = op.column13 AND parent.state = 'running')
 ON CONFLICT (id) DO NOTHING
 RETURNING id
 
@@ -66,14 +72,50 @@ AND (state = :state OR (state = 'pending' AND :state = 'waiting'))
 -- :name: request_cancel
 UPDATE runs SET
     cancel_requested = 1,
-    finished_at = CASE WHEN state = 'parked' OR (state = 'pending' AND started_at IS NULL)
+    finished_at = CASE WHEN state = 'parked' OR (state <> 'running' AND started_at IS NULL)
                        THEN :now ELSE finished_at END,
-    state = CASE WHEN state = 'parked' OR (state = 'pending' AND started_at IS NULL)
+    state = CASE WHEN state = 'parked' OR (state <> 'running' AND started_at IS NULL)
                  THEN 'cancelled'
                  WHEN state = 'waiting' THEN 'pending'
                  ELSE state END,
     wake_at = NULL
 WHERE id = :id AND state IN ('pending', 'running', 'waiting', 'parked')
+
+-- :name: ended_children
+-- Of these runs, those that have ended and whose parent has not been told.
+SELECT child.parent, child.id
+FROM (VALUES :rows) AS ended
+JOIN runs AS child ON child.id = ended.column1
+ AND child.state IN ('completed', 'failed', 'cancelled') AND NOT child.detached
+JOIN runs AS parent ON parent.id = child.parent
+ AND parent.state IN ('pending', 'running', 'waiting', 'parked')
+WHERE NOT EXISTS (SELECT 1 FROM signals
+                  WHERE signals.run_id = child.parent AND signals.id = '~child:' || child.id)
+
+-- :name: orphans
+-- The children of these runs, when they have ended, that go on and should not.
+SELECT child.id
+FROM (VALUES :rows) AS ended
+JOIN runs AS parent ON parent.id = ended.column1
+ AND parent.state IN ('completed', 'failed', 'cancelled')
+JOIN runs AS child ON child.parent = parent.id
+WHERE child.state IN ('pending', 'running', 'waiting', 'parked')
+  AND NOT child.detached AND NOT child.cancel_requested
+
+-- :name: continue_run
+UPDATE runs SET
+    state = 'pending', owner = NULL, recoveries = 0, error = NULL,
+    version = :version, input = :input, execution = execution + 1, base = :base,
+    drained = coalesce((SELECT min(value) - 1 FROM json_each(:unread)), :seen)
+WHERE id = :id AND epoch = :epoch AND state = 'running'
+
+-- :name: take_signals
+UPDATE signals SET taken = 1
+WHERE run_id = :id AND seq <= :seen AND seq > (SELECT drained FROM runs WHERE id = :id)
+  AND seq NOT IN (SELECT value FROM json_each(:unread))
+
+-- :name: continued_before
+SELECT 1 FROM runs WHERE id = :id AND epoch = :epoch AND base = :base AND state = 'pending'
 
 -- :name: requeue
 UPDATE runs SET state = 'pending', error = NULL, finished_at = NULL
@@ -90,12 +132,20 @@ INSERT INTO signals (run_id, seq, name, id, priority, deadline, payload, sent_at
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- :name: signalled
-UPDATE runs SET signals = ?, state = ?, wake_at = NULL WHERE id = ?
+-- A run that is new waits for its time whatever is sent to it.
+UPDATE runs SET
+    signals = ?,
+    state = CASE WHEN started_at IS NULL THEN state ELSE ? END,
+    wake_at = CASE WHEN started_at IS NULL THEN wake_at END
+WHERE id = ?
+RETURNING state
 
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
 FROM (VALUES :rows) AS wanted
-JOIN signals AS s ON s.run_id = wanted.column1 AND s.seq > wanted.column2
+JOIN runs ON runs.id = wanted.column1
+JOIN signals AS s ON s.run_id = wanted.column1
+ AND s.seq > max(wanted.column2, runs.drained) AND NOT s.taken
 
 -- :name: put_document
 INSERT INTO documents (kind, name, epoch, body, updated_at)
@@ -125,6 +175,18 @@ SELECT seq, at, payload FROM feeds WHERE feed = ? AND seq > ? ORDER BY seq LIMIT
 -- :name: run
 SELECT :columns FROM runs WHERE id = ?
 
+-- :name: runs_by_id
+SELECT :columns FROM runs WHERE id IN (SELECT value FROM json_each(?))
+
+-- :name: children
+SELECT :columns FROM runs
+WHERE parent = :parent
+  AND (:state IS NULL OR state = :state)
+  AND (:workflow IS NULL OR workflow = :workflow)
+  AND (:before_at IS NULL OR (created_at, id) < (:before_at, :before_id))
+ORDER BY created_at DESC, id DESC
+LIMIT :limit
+
 -- :name: runs
 SELECT :columns FROM runs
 WHERE (:state IS NULL OR state = :state)
@@ -135,7 +197,8 @@ LIMIT :limit
 
 -- :name: journal
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
-FROM journal WHERE run_id = ? ORDER BY seq
+FROM journal
+WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 0) ORDER BY seq
 
 -- :name: entries
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
@@ -156,14 +219,14 @@ WHERE id IN (
     SELECT id FROM (
         SELECT * FROM (
             SELECT id, created_at AS since FROM runs
-            WHERE state = 'pending' AND (workflow, version) IN (VALUES :versions)
+            WHERE state = 'pending' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
               AND (:only IS NULL OR id = :only)
             ORDER BY created_at LIMIT :limit
         )
         UNION ALL
         SELECT * FROM (
             SELECT id, wake_at FROM runs
-            WHERE state = 'waiting' AND wake_at <= :now
+            WHERE state = 'waiting' AND queue IS NULL AND wake_at <= :now
               AND (workflow, version) IN (VALUES :versions)
               AND (:only IS NULL OR id = :only)
             ORDER BY wake_at LIMIT :limit
@@ -171,7 +234,7 @@ WHERE id IN (
         UNION ALL
         SELECT * FROM (
             SELECT id, created_at FROM runs
-            WHERE state = 'running' AND (workflow, version) IN (VALUES :versions)
+            WHERE state = 'running' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
               AND (:only IS NULL OR id = :only)
               AND owner IN (
                   SELECT DISTINCT holder.owner FROM runs AS holder
@@ -186,6 +249,166 @@ WHERE id IN (
 )
 RETURNING :columns
 
+-- :name: any_in_queues
+SELECT EXISTS (
+    SELECT 1 FROM json_each(:asked) AS asked CROSS JOIN runs
+    WHERE workflow = json_extract(asked.value, '$[0]')
+      AND version = json_extract(asked.value, '$[1]')
+      AND queue IS NOT NULL AND state = 'pending'
+) OR EXISTS (
+    SELECT 1 FROM runs WHERE queue IS NOT NULL AND state = 'waiting' AND wake_at <= :now
+) OR EXISTS (
+    SELECT 1 FROM runs AS held INDEXED BY runs_under_way
+    LEFT JOIN workers ON workers.id = held.owner
+    WHERE held.queue IS NOT NULL AND held.state = 'running' AND held.owner <> :worker
+      AND (workers.id IS NULL OR workers.lease_until <= :now)
+)
+
+-- :name: queue_promote
+UPDATE runs SET state = 'pending', wake_at = NULL
+WHERE queue IS NOT NULL AND state = 'waiting' AND wake_at <= :now
+
+-- :name: queue_orphans
+SELECT held.id, held.epoch, held.state, held.queue, held.key, 1, held.rank
+FROM runs AS held INDEXED BY runs_under_way
+    LEFT JOIN workers ON workers.id = held.owner
+WHERE held.queue IS NOT NULL AND held.state = 'running' AND held.owner <> :worker
+  AND (workers.id IS NULL OR workers.lease_until <= :now)
+  AND (held.workflow, held.version) IN (
+      SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:asked))
+  AND (:only IS NULL OR held.id = :only)
+LIMIT :room * 4
+
+-- :name: queue_doors
+WITH RECURSIVE asked (workflow, version) AS (
+    SELECT DISTINCT json_extract(value, '$[0]'), json_extract(value, '$[1]')
+    FROM json_each(:asked)
+),
+spots (workflow, version, queue) AS (
+    SELECT workflow, version, (
+        SELECT r.queue FROM runs AS r
+        WHERE r.workflow = asked.workflow AND r.version = asked.version
+          AND r.queue IS NOT NULL AND r.state = 'pending' ORDER BY r.queue LIMIT 1)
+    FROM asked
+    UNION ALL
+    SELECT workflow, version, (
+        SELECT r.queue FROM runs AS r
+        WHERE r.workflow = spots.workflow AND r.version = spots.version
+          AND r.queue > spots.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+        ORDER BY r.queue LIMIT 1)
+    FROM spots WHERE queue IS NOT NULL
+)
+SELECT doors.queue, queues.limits
+FROM (SELECT queue FROM spots WHERE queue IS NOT NULL
+      UNION SELECT value FROM json_each(:others)
+      UNION SELECT r.queue FROM runs AS r
+            WHERE r.state = 'running' AND r.owner = :worker AND r.queue IS NOT NULL) AS doors
+LEFT JOIN queues ON queues.name = doors.queue
+
+-- :name: queue_loads
+SELECT r.queue, r.key, count(*), sum(r.owner = :worker)
+FROM json_each(:names) AS name CROSS JOIN runs AS r INDEXED BY runs_under_way
+WHERE r.queue = name.value AND r.queue IS NOT NULL AND r.state = 'running'
+GROUP BY r.queue, r.key
+UNION ALL
+SELECT q.name, NULL, count(r.started_at), min(r.started_at) + q.per
+FROM json_each(:names) AS name CROSS JOIN queues AS q
+LEFT JOIN runs AS r ON r.queue = q.name AND r.started_at > :now - q.per AND r.queue IS NOT NULL
+WHERE q.name = name.value AND q.rate IS NOT NULL
+GROUP BY q.name
+
+-- :name: queue_heads
+WITH RECURSIVE asked (workflow, version, queue) AS (
+    SELECT DISTINCT json_extract(pair.value, '$[0]'), json_extract(pair.value, '$[1]'), name.value
+    FROM json_each(:asked) AS pair, json_each(:names) AS name
+),
+spots (workflow, version, queue, key) AS (
+    SELECT workflow, version, queue, (
+        SELECT r.key FROM runs AS r
+        WHERE r.workflow = asked.workflow AND r.version = asked.version
+          AND r.queue = asked.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+        ORDER BY r.key LIMIT 1)
+    FROM asked
+    UNION ALL
+    SELECT workflow, version, queue, (
+        SELECT r.key FROM runs AS r
+        WHERE r.workflow = spots.workflow AND r.version = spots.version
+          AND r.queue = spots.queue AND r.queue IS NOT NULL AND r.state = 'pending'
+          AND r.key > spots.key
+        ORDER BY r.key LIMIT 1)
+    FROM spots WHERE key IS NOT NULL
+)
+SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL, r.rank
+FROM spots CROSS JOIN runs AS r
+WHERE spots.key IS NOT NULL AND r.rowid IN (
+    SELECT one.rowid FROM runs AS one
+    WHERE one.workflow = spots.workflow AND one.version = spots.version
+      AND one.queue = spots.queue AND one.key = spots.key
+      AND one.queue IS NOT NULL AND one.state = 'pending'
+      AND (:only IS NULL OR one.id = :only)
+    ORDER BY (one.started_at IS NULL), one.rank
+    LIMIT max(1, min(:room, :most / max(1, (SELECT count(*) FROM spots)))))
+
+-- :name: queue_claim
+UPDATE runs SET
+    recoveries = recoveries + (state = 'running'),
+    state = 'running',
+    epoch = epoch + 1,
+    owner = :worker,
+    wake_at = NULL,
+    started_at = coalesce(started_at, :now)
+WHERE id IN (SELECT value FROM json_each(:ids))
+RETURNING :columns
+
+-- :name: put_off
+-- A run that has not begun takes the input of a later start that stands for the same, and waits on.
+UPDATE runs SET
+    version = :version, input = :input, fingerprint = :fingerprint,
+    state = 'waiting',
+    wake_at = min(:due, coalesce(created_at + :limit, :due)),
+    queue = :queue, key = :key, priority = :priority,
+    rank = min(:due, coalesce(created_at + :limit, :due)) - :worth
+WHERE workflow = :workflow AND dedup = :dedup AND debounced
+  AND started_at IS NULL AND state IN ('pending', 'waiting')
+RETURNING id
+
+-- :name: place_run
+INSERT INTO runs (id, workflow, version, state, epoch, origin, input, fingerprint, created_at,
+                  wake_at, queue, key, priority, rank, dedup, debounced, parent, detached,
+                  deadline)
+SELECT :id, :workflow, :version, :state, 0, :origin, :input, :fingerprint, :now,
+       :wake_at, :queue, :key, :priority, :rank, :dedup, :debounced, :parent, :detached,
+       :deadline
+WHERE :parent IS NULL
+   OR EXISTS (SELECT 1 FROM runs AS parent WHERE parent.id = :parent
+              AND parent.epoch = :parent_epoch AND parent.state = 'running')
+ON CONFLICT DO NOTHING
+RETURNING id
+
+-- :name: standing
+SELECT id FROM runs
+WHERE id = :id OR (workflow = :workflow AND dedup = :dedup
+                   AND state IN ('pending', 'running', 'waiting', 'parked')
+                   AND (started_at IS NULL OR NOT debounced))
+ORDER BY id = :id DESC LIMIT 1
+
+-- :name: put_queue
+INSERT INTO queues (name, epoch, limits, exclusive, rate, per, updated_at)
+VALUES (?, 1, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET
+    epoch = epoch + 1, limits = excluded.limits, exclusive = excluded.exclusive,
+    rate = excluded.rate, per = excluded.per, updated_at = excluded.updated_at
+WHERE ? AND queues.limits <> excluded.limits
+
+-- :name: queues
+SELECT name, epoch, limits, updated_at FROM queues ORDER BY name
+
+-- :name: count_runs
+SELECT :names, count(*) FROM runs GROUP BY :names
+
+-- :name: count_queue
+SELECT :names, count(*) FROM runs WHERE queue = ? GROUP BY :names
+
 -- :name: cancels
 SELECT id FROM runs WHERE state = 'running' AND cancel_requested AND owner = ?
 
@@ -196,7 +419,34 @@ WHERE state = 'waiting' AND (workflow, version) IN (VALUES :versions)
 -- :name: ended_runs
 SELECT id FROM runs
 WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < :before
+  AND (parent IS NULL OR detached OR NOT EXISTS (
+      SELECT 1 FROM runs AS parent WHERE parent.id = runs.parent
+      AND parent.state IN ('pending', 'running', 'waiting', 'parked')))
 ORDER BY finished_at LIMIT :limit
+
+-- :name: continued_runs
+SELECT id FROM runs
+WHERE base > 0 AND state IN ('pending', 'running', 'waiting', 'parked')
+  AND (EXISTS (SELECT 1 FROM journal WHERE run_id = runs.id AND seq <= runs.base
+               AND recorded_at < :before AND kind NOT IN ('state', 'stream'))
+       OR EXISTS (SELECT 1 FROM signals WHERE run_id = runs.id AND sent_at < :before
+                  AND (taken OR seq <= runs.drained)))
+LIMIT :limit
+
+-- :name: sweep_earlier
+-- What earlier executions have left, except what they show to those outside.
+DELETE FROM journal WHERE run_id = :run AND seq IN (
+    SELECT seq FROM journal
+    WHERE run_id = :run AND seq <= (SELECT base FROM runs WHERE id = :run)
+      AND recorded_at < :before AND kind NOT IN ('state', 'stream')
+    ORDER BY seq LIMIT :room)
+
+-- :name: sweep_taken
+DELETE FROM signals WHERE run_id = :run AND seq IN (
+    SELECT seq FROM signals
+    WHERE run_id = :run AND sent_at < :before
+      AND (taken OR seq <= (SELECT drained FROM runs WHERE id = :run))
+    ORDER BY seq LIMIT :room)
 
 -- :name: sweep_journal
 -- From its end, so that what is left is a journal too.
@@ -236,6 +486,9 @@ DELETE FROM workers WHERE id IN (
 WITH old AS (
     SELECT id FROM runs
     WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < :before
+      AND (parent IS NULL OR detached OR NOT EXISTS (
+          SELECT 1 FROM runs AS parent WHERE parent.id = runs.parent
+          AND parent.state IN ('pending', 'running', 'waiting', 'parked')))
 )
 SELECT (SELECT count(*) FROM old),
        (SELECT count(*) FROM old JOIN journal ON journal.run_id = old.id),
@@ -247,3 +500,47 @@ SELECT (SELECT count(*) FROM old),
 -- :name: sweepable_items
 SELECT count(*) FROM feeds
 WHERE feed = :feed AND at < :before AND seq < (SELECT max(seq) FROM feeds WHERE feed = :feed)
+
+-- :name: layout
+SELECT tables.name, columns.name
+FROM sqlite_master AS tables JOIN pragma_table_xinfo(tables.name) AS columns
+WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite_%' AND columns.hidden = 0
+ORDER BY tables.name, columns.cid
+
+-- :name: rows
+SELECT :columns FROM :table WHERE :conditions ORDER BY :key LIMIT ?
+
+-- :name: fence
+UPDATE runs SET
+    moved = json_object('move', :move, 'state', iif(state = 'running', 'pending', state),
+                        'wake_at', wake_at),
+    state = 'moved',
+    epoch = epoch + 1,
+    owner = NULL,
+    wake_at = NULL
+WHERE id IN (
+    SELECT id FROM runs
+    WHERE state IN ('pending', 'running', 'waiting', 'parked')
+      AND (:runs IS NULL OR id IN (SELECT value FROM json_each(:runs)))
+      AND (state <> 'running' OR :force OR NOT EXISTS (
+          SELECT 1 FROM workers WHERE workers.id = runs.owner AND workers.lease_until > :now))
+    LIMIT :limit)
+RETURNING id
+
+-- :name: identity
+SELECT state, epoch, workflow, created_at FROM runs WHERE id = ?
+
+-- :name: forget_rows
+DELETE FROM :table WHERE :run = ?
+
+-- :name: insert_row
+INSERT INTO :table (:columns) VALUES (:values)
+
+-- :name: add_row
+INSERT INTO :table (:columns) VALUES (:values) ON CONFLICT DO NOTHING
+
+-- :name: count_signals
+-- A copy of a run that went on meanwhile may have signals that came after its row was read.
+UPDATE runs SET signals = max(signals, (
+    SELECT coalesce(max(signals.seq), 0) FROM signals WHERE signals.run_id = runs.id))
+WHERE id = ?
