@@ -125,11 +125,10 @@ async def _from_queues(
     ]
     loads, now = await _loads(connection, claim, sorted({one.queue for one in orphans}))
     names = open_queues(loads, claim.offer)
-    heads = await connection.fetch(
-        _SQL["queue_heads"], *asked, names, room, claim.only, MOST_HEADS
-    )  # fmt: skip
-    chosen = choose(loads, [*orphans, *(Head(*row) for row in heads)], room, claim.offer)
-    look = next_look(loads, now)
+    found = await connection.fetch(_SQL["queue_heads"], *asked, names, room, claim.only, MOST_HEADS)
+    heads = [Head(*row) for row in found]
+    chosen = choose(loads, [*orphans, *heads], room, claim.offer)
+    look = next_look(loads, now, heads, chosen, room)
     if look is not None:
         looks.append(look)
     if not chosen:

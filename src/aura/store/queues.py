@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -25,7 +26,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 PRIORITY_WORTH = 60.0
 """Seconds of waiting that one step of priority stands for."""
 
-MOST_HEADS = 10_000
+MOST_HEADS = 2_000
 """A claim looks at about so many waiting runs at most, at one of each key at least."""
 
 
@@ -219,9 +220,11 @@ def open_queues(loads: Mapping[str, Load], offer: Offer) -> list[str]:
     ]  # fmt: skip
 
 
-def next_look(loads: Mapping[str, Load], now: float) -> float | None:
-    """In how many seconds a queue may have room for a reason that nobody tells. Pure."""
-    times = []
+def next_look(
+    loads: Mapping[str, Load], now: float, heads: Sequence[Head], chosen: Sequence[Head], room: int
+) -> float | None:
+    """In how many seconds there may be more to take for a reason that nobody tells. Pure."""
+    times = [0.0] if len(chosen) < room and _cut_short(heads, chosen, room) else []
     for load in loads.values():
         if not load.free:
             times.append(0.02)  # another process takes runs of it: it is quick
@@ -229,6 +232,14 @@ def next_look(loads: Mapping[str, Load], now: float) -> float | None:
             assert load.leaves_at is not None  # noqa: S101  (one that began)
             times.append(max(0.0, load.leaves_at - now))
     return min(times, default=None)
+
+
+def _cut_short(heads: Sequence[Head], chosen: Sequence[Head], room: int) -> bool:
+    """Whether a key had more runs than were looked at, and all of those were taken."""
+    found = Counter((head.queue, head.key) for head in heads)
+    taken = Counter((head.queue, head.key) for head in chosen)
+    seen = max(1, MOST_HEADS // max(1, len(found)))
+    return seen < room and any(seen <= count <= taken[spot] for spot, count in found.items())
 
 
 class _Work:

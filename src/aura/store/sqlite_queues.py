@@ -66,6 +66,7 @@ def start_placed(db: sqlite3.Connection, op: StartRun, now: float) -> tuple[str,
         "rank": place.rank(due), "worth": due - place.rank(due), "dedup": place.dedup,
         "debounced": place.debounce is not None, "limit": place.debounce_limit,
         "parent": op.parent, "parent_epoch": op.parent_epoch, "detached": op.detached,
+        "deadline": op.deadline,
     }  # fmt: skip
     if place.debounce is not None:
         found = db.execute(_SQL["put_off"], values).fetchall()
@@ -100,7 +101,7 @@ def take_from_queues(
     names = json.dumps(open_queues(loads, claim.offer))
     heads = [_head(row) for row in ask("queue_heads", names=names)]
     chosen = choose(loads, [*orphans, *heads], room, claim.offer)
-    look = next_look(loads, now)
+    look = next_look(loads, now, heads, chosen, room)
     if not chosen:
         return [], look
     ids = json.dumps([one.id for one in chosen])
