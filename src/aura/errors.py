@@ -8,6 +8,7 @@ AuraError
 ├── RegistrationError      a workflow or step was declared wrongly
 │   └── DuplicateVersion   the same workflow version twice
 ├── UnknownWorkflow        no such workflow or version here
+├── UnknownQueue           no queue of that name
 ├── CodecError             a value that cannot be stored or read back
 │   ├── InvalidInput       arguments that do not fit the declared types
 │   ├── DecryptionFailed   an encrypted value that does not open
@@ -96,6 +97,10 @@ class DuplicateVersion(RegistrationError):
 
 class UnknownWorkflow(AuraError):
     """No workflow of that name, or no such version of it."""
+
+
+class UnknownQueue(AuraError):
+    """No queue of that name, here or in the database."""
 
 
 class CodecError(AuraError):

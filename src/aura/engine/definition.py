@@ -38,9 +38,21 @@ def check_signal_name(name: Any) -> None:
 
 
 class Workflow(Generic[P, R]):
-    """One version of a workflow. Called outside a run it is the plain function."""
+    """One version of a workflow. Called outside a run it is the plain function.
 
-    def __init__(self, name: str, version: str, function: Callable[P, Awaitable[R]]) -> None:
+    Its runs wait in `queue`, unless their start names another one; workers without all tags of
+    `requires` do not take them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        function: Callable[P, Awaitable[R]],
+        *,
+        queue: str | None = None,
+        requires: frozenset[str] = frozenset(),
+    ) -> None:
         check_name(name, "a workflow")
         if not inspect.iscoroutinefunction(function):
             raise RegistrationError(
@@ -56,6 +68,8 @@ class Workflow(Generic[P, R]):
         self.name = name
         self.version = version
         self.function = function
+        self.queue = queue
+        self.requires = requires
         self.signature = Signature(function, f"workflow {name}")
         functools.update_wrapper(self, function)
 

@@ -399,7 +399,8 @@ class Execution:
     ) -> Settle:
         announce = self.record.origin != self._services.origin
         return Settle(
-            self.id, self._epoch, state, output, error, wake_at, announce, self._seen
+            self.id, self._epoch, state, output, error, wake_at, announce, self._seen,
+            frees=self.record.queue is not None,
         )  # fmt: skip
 
     def _check_awaited(self) -> None:

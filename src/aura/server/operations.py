@@ -32,7 +32,7 @@ MOST_RUNS = 500
 COUNT_TO = 1_000
 """Runs in a state are counted up to this."""
 
-RESERVED = frozenset({"self", "workflow", "id", "version"})
+RESERVED = frozenset({"self", "workflow", "id", "version", "queue"})
 """Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
 position, so that data from outside can never stand for them."""
 
