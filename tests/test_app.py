@@ -70,10 +70,10 @@ async def test_an_app_opens_works_and_opens_again(tmp_path: Path) -> None:
     app = make(str(tmp_path / "aura.db"))
     async with app:
         run = await app.start("hello", "you", id="r")
-        assert await run.result(timeout=5) == "hello you"
+        assert await run.result(timeout=60) == "hello you"
     async with app:
-        assert await app.run("r").result(timeout=5) == "hello you"
-        assert await (await app.start("hello", "me")).result(timeout=5) == "hello me"
+        assert await app.run("r").result(timeout=60) == "hello you"
+        assert await (await app.start("hello", "me")).result(timeout=60) == "hello me"
     await app.close()  # once more is harmless
 
 
@@ -82,7 +82,7 @@ async def test_an_app_in_memory_forgets(tmp_path: Path) -> None:
     for _ in range(2):
         async with app:
             assert await app.runs() == []
-            await (await app.start("hello", "you", id="r")).result(timeout=5)
+            await (await app.start("hello", "you", id="r")).result(timeout=60)
             assert [one.id for one in await app.runs()] == ["r"]
 
 
@@ -91,8 +91,8 @@ async def test_two_apps_in_one_process_do_not_mix(tmp_path: Path) -> None:
     async with one, two:
         a = await one.start("hello", "1", id="same")
         b = await two.start("hello", "2", id="same")
-        assert await b.result(timeout=5) == "hello 2"
-        assert await a.result(timeout=5) == "hello 1"
+        assert await b.result(timeout=60) == "hello 2"
+        assert await a.result(timeout=60) == "hello 1"
 
 
 async def test_a_client_has_no_worker(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ async def test_closing_ends_those_who_wait(tmp_path: Path) -> None:
         waiting = asyncio.create_task(run.result())
         await asyncio.sleep(0.05)
     with pytest.raises(ConfigError, match="app of this run is closed"):
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 60)
 
 
 async def test_an_error_inside_the_block_still_closes(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ async def test_a_database_away_for_longer_than_patience_is_told(
             await app.start("hello", "you", id="r")
         monkeypatch.setattr(app.store, "commit", real)
         run = await app.start("hello", "you", id="r")
-        assert await run.result(timeout=5) == "hello you"
+        assert await run.result(timeout=60) == "hello you"
 
 
 async def test_what_was_written_while_the_database_went_away_leaves_no_gap(
@@ -218,7 +218,7 @@ async def test_what_was_written_while_the_database_went_away_leaves_no_gap(
 
         monkeypatch.setattr(app.store, "commit", commit)
         run = await app.start(flow, id="r")
-        result = await run.result(timeout=20)
+        result = await run.result(timeout=60)
         journal = await app.store.journal("r")
     assert result == 7
     assert recovered
@@ -257,7 +257,7 @@ asyncio.run(main())
 """
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("3\n", "", 0)
     assert (tmp_path / "aura.db").exists()

@@ -39,7 +39,10 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.delivery": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.insight": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.fleet": ["aura.engine!", "aura.store.base", "aura.stats"],
-    "aura.engine": ["aura.store.base", "aura.resilience", "aura.codec"],
+    "aura.engine": [
+        *("aura.store.base", "aura.store.portable", "aura.store.session"),
+        *("aura.resilience", "aura.codec"),
+    ],
     "aura.store": ["aura.codec"],
     "aura.integrations": ["aura.engine", "aura.fleet"],
     "aura.resilience": ["aura.stats"],
@@ -386,7 +389,7 @@ def run_block(block: Block, folder: Path) -> str:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     return done.stderr[-3_000:] if done.returncode else ""

@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     printed: dict[str, Any] = json.loads(done.stdout)
@@ -137,7 +137,7 @@ def test_no_process_outlives_it(
             break
     assert len(at_work(tmp_path)) == 4
     running.send_signal(number)
-    assert running.wait(30) == code
+    assert running.wait(60) == code
     assert all_end(tmp_path)
 
 
@@ -156,7 +156,7 @@ def at_work(folder: Path) -> list[str]:
 
 def all_end(folder: Path) -> bool:
     """Whether none is left after a while."""
-    for _ in range(100):
+    for _ in range(1_200):
         if not at_work(folder):
             return True
         subprocess.run(["sleep", "0.05"], check=True)

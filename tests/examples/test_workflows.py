@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -64,7 +65,7 @@ async def test_the_workflow_means_what_legacy_means_on_all_sample_queries(app: A
     legacy = UniversalSearchOrchestrator()
     for query in sample_queries():
         run = await app.start(research, query, 5)
-        answer = LegacyAdapter.to_response(await run.result(10), Ended(run.id, 0.1))
+        answer = LegacyAdapter.to_response(await run.result(60), Ended(run.id, 0.1))
         old = await asyncio.to_thread(legacy.research, query, 5)
         assert meaning(answer) == meaning(old), query
         assert list(answer) == list(old)
@@ -74,7 +75,7 @@ async def test_usage_is_recorded_once_for_each_run(app: Aura, ledger: Path) -> N
     ids = [f"research-{n}" for n in range(5)]
     for run_id in (*ids, *ids):
         run = await app.start(research, query="lambda", id=run_id)
-        await run.result(10)
+        await run.result(60)
     attempts = shared_ledger(ledger).attempts()
     assert sorted(key.partition(":")[0] for key in attempts) == ids
     assert set(attempts.values()) == {1}
@@ -95,10 +96,10 @@ def test_the_first_regression_raises_on_a_good_quarter_of_real_queries() -> None
 
 async def test_the_first_regression_fails_the_run_and_otherwise_agrees(app: Aura) -> None:
     with pytest.raises(RunFailed, match="parse_code_words"):
-        await (await app.start(research_2_1, BROKEN)).result(10)
+        await (await app.start(research_2_1, BROKEN)).result(60)
     query = 'The "property()" function is implemented as a data descriptor'
-    good = await (await app.start(research, query)).result(10)
-    assert await (await app.start(research_2_1, query)).result(10) == good
+    good = await (await app.start(research, query)).result(60)
+    assert await (await app.start(research_2_1, query)).result(60) == good
 
 
 async def test_the_second_regression_is_right_but_ten_times_slower(app: Aura) -> None:
@@ -106,11 +107,13 @@ async def test_the_second_regression_is_right_but_ten_times_slower(app: Aura) ->
     query = sample_queries()[0]
     results, seconds = [], []
     for workflow in (research, research_2_2):
-        started = time.process_time()
-        results.append(await (await app.start(workflow, query)).result(30))
-        seconds.append(time.process_time() - started)
-    assert results[0] == results[1]
-    assert seconds[1] > 0.1
+        least = math.inf  # processor time, of which a busy machine can only add to each try
+        for _ in range(3):
+            started = time.process_time()
+            results.append(await (await app.start(workflow, query)).result(60))
+            least = min(least, time.process_time() - started)
+        seconds.append(least)
+    assert results == [results[0]] * 6
     assert seconds[1] > 4 * seconds[0]
 
 
@@ -129,7 +132,7 @@ def test_the_adapter_refuses_what_legacy_refuses(body: object) -> None:
 
 
 async def test_the_adapter_writes_typed_and_plain_results_alike(app: Aura) -> None:
-    report = await (await app.start(research, "lambda")).result(10)
+    report = await (await app.start(research, "lambda")).result(60)
     one = LegacyAdapter.to_response(report, Ended("r1", 1.6))
     assert one == LegacyAdapter.to_response(asdict(report), Ended("r1", 1.6))
     assert one["workflow_id"] == "r1"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 
-from aura.clock import SystemClock
+from aura.clock import Clock, SystemClock
 from aura.delivery.observation import Observation
 from aura.delivery.split import Arm, Split
 from aura.gateway import Gateway, GatewayConfig, SplitHolder, Target, server_config
@@ -92,7 +92,7 @@ class Running:
 
     async def observations(self, count: int) -> list[Observation]:
         """Wait until that many were observed (the test's own time limit ends it)."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.observed) < count:
                 await asyncio.sleep(0.002)
         return self.observed
@@ -132,11 +132,12 @@ async def start(servers: Servers) -> Start:
         split: Split | None = None,
         route: dict[str, Any] | None = None,
         limits: Limits | None = None,
+        clock: Clock | None = None,
         **options: Any,
     ) -> Running:
         given = {"legacy": legacy} if new is None else {"legacy": legacy, "new": new}
         specs = {
-            name: HttpSpec(f"http://127.0.0.1:{port}", limits or Limits(connect=1, timeout=3))
+            name: HttpSpec(f"http://127.0.0.1:{port}", limits or Limits(connect=30, timeout=60))
             for name, port in given.items()
             if isinstance(port, int)
         }
@@ -149,10 +150,14 @@ async def start(servers: Servers) -> Start:
         targets |= {name: t for name, t in given.items() if not isinstance(t, int)}
         observed: list[Observation] = []
         gateway = Gateway(
-            config, targets=targets, splits=holders, observe=observed.append, clock=SystemClock()
+            config,
+            targets=targets,
+            splits=holders,
+            observe=observed.append,
+            clock=clock or SystemClock(),
         )
         port = await servers.asgi(gateway)
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=10)
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
         await servers.stack.enter_async_context(client)
         return Running(gateway, port, client, observed, holders["s"])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 
 import httpx
 import pytest
 
+from aura.clock import SystemClock
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.http_target import Limits
 from tests.gateway.conftest import (
@@ -167,25 +167,46 @@ async def test_both_get_the_same_idempotency_key(start: Start, servers: Servers)
 async def test_a_late_candidate_is_overtaken_before_the_sla_is_over(
     start: Start, servers: Servers
 ) -> None:
+    """The candidate waits until its user has been answered; the gateway's waits pass at once."""
+    answered = asyncio.Event()
+
+    async def late(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await answered.wait()
+        await reply(send, {"from": "new"})
+
+    clock = Impatient()
     running = await start(
-        await servers.asgi(named("legacy", seconds=0.02)),
-        await servers.asgi(named("new", seconds=0.6)),
+        await servers.asgi(named("legacy")),
+        await servers.asgi(app_of(late)),
         split=split_of(1.0),
-        route={"sla": 0.4},
+        route={"sla": 60.0},
+        clock=clock,
     )
-    began = time.monotonic()
     response = await running.client.post("/", content=b"x")
-    elapsed = time.monotonic() - began
     assert response.json()["from"] == "legacy"
-    assert 0.2 <= elapsed < 0.4  # nothing is known yet: half of the SLA is kept for the baseline
+    assert clock.slept[0] == 30.0  # nothing is known yet: half of the SLA is for the baseline
     assert running.observed == []  # the candidate's own outcome is still awaited
-    (seen,) = await running.observations(1)
-    assert (seen.ok, seen.user_ok, seen.fallback, seen.error) == (True, True, True, "")
-    assert 0.6 <= seen.latency < 0.8
     assert running.gateway.counters.fallbacks_late == 1
-    began = time.monotonic()
     await running.client.post("/", content=b"x")
-    assert 0.3 <= time.monotonic() - began < 0.4  # now its usual time, about 20 ms, is known
+    assert 40.0 < clock.slept[1] < 57.0  # now its usual time, some milliseconds, is known
+    assert running.gateway.counters.fallbacks_late == 2
+    answered.set()
+    seen = await running.observations(2)
+    outcomes = {(one.ok, one.user_ok, one.fallback, one.error) for one in seen}
+    assert outcomes == {(True, True, True, "")}
+
+
+class Impatient(SystemClock):
+    """Notes how long the gateway meant to wait until the baseline must start, and does not wait."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 60:  # for the candidate that is late
+            await super().sleep(seconds)
+        self.slept.append(seconds)
 
 
 async def test_a_candidate_that_hangs_is_cancelled_after_twice_the_sla(
@@ -207,16 +228,29 @@ async def test_a_candidate_that_hangs_is_cancelled_after_twice_the_sla(
     assert (await running.client.get("/")).json()["from"] == "legacy"
     (seen,) = await running.observations(1)
     assert (seen.ok, seen.error, seen.user_ok) == (False, "late", True)
-    assert 0.2 <= seen.latency < 0.4
-    await asyncio.wait_for(left.wait(), 2)
+    assert seen.latency >= 0.2
+    await asyncio.wait_for(left.wait(), 60)
 
 
 async def test_a_candidate_that_comes_first_after_all_wins(start: Start, servers: Servers) -> None:
+    both = asyncio.Event()
+
+    async def legacy(scope: Scope, receive: Receive, send: Send) -> None:
+        both.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def new(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await both.wait()
+        await reply(send, {"from": "new"})
+
     running = await start(
-        await servers.asgi(named("legacy", seconds=0.5)),
-        await servers.asgi(named("new", seconds=0.15)),
+        await servers.asgi(app_of(legacy)),
+        await servers.asgi(app_of(new)),
         split=split_of(1.0),
-        route={"sla": 0.2},
+        route={"sla": 60.0},
+        clock=Impatient(),
     )
     response = await running.client.get("/")
     assert response.json()["from"] == "new"

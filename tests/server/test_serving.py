@@ -77,13 +77,16 @@ async def test_the_first_request_obeys_the_split_that_is_there(tmp_path: Path) -
         assert (answer.headers["x-aura-arm"], answer.json()) == ("new", "a/3/")
 
 
-async def test_a_newer_split_is_obeyed_by_every_process_in_under_a_second(tmp_path: Path) -> None:
+async def test_a_newer_split_is_pushed_to_every_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.delivery.rollouts._POLL", 3_600.0)  # they do not look by themselves
     database = str(tmp_path / "aura.db")
     one, two = (build(make_app(database), gateway("/x")) for _ in range(2))
     async with one, two, client(two) as http:
         split = Split("s", 1, "seed", (Arm("old", 0.0), Arm("new", 1.0)))
         await one.app.committer.submit(PutDocument("split", "s", split.to_json()))
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(60):
             while True:
                 answer = await http.post("/x", json={"text": "t"}, headers={"x-user": "u"})
                 if answer.headers["x-aura-arm"] == "new":
@@ -97,7 +100,7 @@ async def test_observations_reach_the_database() -> None:
         for at in range(10):
             await http.post("/x", json={"text": "t"}, headers={"x-user": f"u{at}"})
         store = serving.app.store
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(await store.feed("observations/s")) < 10:
                 await asyncio.sleep(0.01)
 
@@ -112,7 +115,7 @@ async def test_a_wait_that_is_cancelled_leaves_its_run_going() -> None:
         await asyncio.gather(waiting, return_exceptions=True)
         assert await app.run("g").status() == "running"
         gate.open.set()
-        assert await app.run("g").result(5) == "through"
+        assert await app.run("g").result(60) == "through"
 
 
 async def test_a_wait_that_is_cancelled_while_its_run_starts_leaves_it_going() -> None:
@@ -130,7 +133,7 @@ async def test_a_wait_that_is_cancelled_while_its_run_starts_leaves_it_going() -
             await asyncio.gather(waiting, return_exceptions=True)
             await runner.close()
             if await app.store.run(f"g{turns}") is not None:
-                assert await app.run(f"g{turns}").result(5) == "through"
+                assert await app.run(f"g{turns}").result(60) == "through"
         assert await app.store.run("g5") is not None  # the loop has reached the start
 
 
@@ -164,7 +167,7 @@ async def test_its_lifespan_opens_and_closes_it() -> None:
 
     task = asyncio.create_task(serving({"type": "lifespan"}, inbox.get, send))
     await inbox.put({"type": "lifespan.startup"})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not said:
             await asyncio.sleep(0)
         async with client(serving) as http:

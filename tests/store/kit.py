@@ -117,7 +117,7 @@ async def database_now(store: Store) -> float:
     return next(one.lease_until for one in await store.workers() if one.id == "clock") - 1000.0
 
 
-async def eventually(ask: Callable[[], Awaitable[T]], patience: float = 10.0) -> T:
+async def eventually(ask: Callable[[], Awaitable[T]], patience: float = 60.0) -> T:
     """The first truthy answer."""
     give_up = time.monotonic() + patience
     while True:

