@@ -14,11 +14,13 @@ from aura.engine.durable import (
 )
 from aura.engine.events import emit
 from aura.engine.handle import Run
+from aura.engine.map import map
 from aura.engine.patching import patched
 from aura.engine.receive import receive, receive_update
 from aura.engine.retry import Retry
 from aura.engine.saga import saga
 from aura.engine.step import Step, step
+from aura.engine.succession import continue_as_new
 from aura.engine.timeouts import timeout
 from aura.errors import (
     AuraError,
@@ -48,8 +50,10 @@ __all__ = [
     "set_state",
     "stream",
     "saga",
+    "map",
     "emit",
     "patched",
+    "continue_as_new",
     "AuraError",
     "NonRetryable",
     "RunFailed",

@@ -38,6 +38,7 @@ from aura.engine.queues import (
     placed,
     read_resources,
 )
+from aura.engine.promotion import Residence
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.storeclock import StoreClock
@@ -162,6 +163,7 @@ class Aura:
         self.rollouts = Rollouts()
         self.registry.add(self.rollouts.engine.workflow)
         self._resolver: Resolver = resolver or self.registry
+        self._residence = Residence()
         self._limits = Limits(max_bytes=self.config.max_payload)
         self.schedules = Schedules(self.registry, self._resolver, self._limits)
         self.registry.add(self.schedules.engine.workflow)
@@ -370,6 +372,9 @@ class Aura:
             found = await sealed(store, Keyring(self.config.encryption_keys))
             if worker and isinstance(found, SealedStore):
                 found.require_keys()
+            await self._residence.open(found)
+            if worker:
+                self._residence.require()
         except BaseException:
             await store.close()
             raise

@@ -18,6 +18,7 @@ AuraError
 │   ├── StoreUnavailable   cannot be reached, is full, locked or read-only (try again)
 │   │   └── TransactionInDoubt  ... and nobody can tell whether a commit took place
 │   ├── TransactionConflict  the database asks to try a transaction again; nothing of it is kept
+│   ├── DatabaseMoved      the app was promoted to another one
 │   ├── SchemaTooNew       written by a newer Aura
 │   ├── SchemaMismatch     a migration differs from the one that was applied
 │   └── EpochConflict      someone else changed the document first
@@ -41,6 +42,7 @@ AuraError
 │   └── CompensationFailed a finished step could not be compensated
 ├── NonRetryable           raise it in a step: do not try again
 ├── NonDeterminism         replay took another path than the journal
+├── HistoryTooLong         the journal of a run is full (it is parked)
 ├── BundleError            runs that cannot be exported or imported like that
 │   ├── BundleDamaged      a bundle that breaks off, or was changed
 │   └── RunsBusy           steps are under way, so their runs were not taken
@@ -56,6 +58,8 @@ Control flow that user code must not swallow derives from BaseException:
 
 ControlFlow(BaseException)
 ├── LeaseLost              another worker owns the run now
+├── BeginAnew              the run goes on with another input and an empty journal
+├── TryOver                nobody waits any more for the step that goes on in a thread
 └── Suspended              the run leaves memory until it is woken
 """
 
@@ -141,6 +145,10 @@ class TransactionInDoubt(StoreUnavailable):
 
 class TransactionConflict(StoreError):
     """The database asks to try a transaction again; nothing of it is kept."""
+
+
+class DatabaseMoved(StoreError):
+    """The app of this database was promoted to another one, and goes on there."""
 
 
 class SchemaTooNew(StoreError):
@@ -273,6 +281,10 @@ class RunsBusy(BundleError):
     """Steps with an effect are under way: their runs were not taken, so that no step runs twice."""
 
 
+class HistoryTooLong(AuraError):
+    """The journal of a run has as many entries or bytes as it may have; the run is parked."""
+
+
 class GatewayError(AuraError):
     """A request that the gateway cannot serve."""
 
@@ -321,6 +333,19 @@ class ControlFlow(BaseException):
 
 class LeaseLost(ControlFlow):
     """Another worker owns the run now; nothing more of it may be written here."""
+
+
+class BeginAnew(ControlFlow):
+    """The workflow ends this execution of its run; the next one gets `input` (as it is stored)."""
+
+    def __init__(self, input: bytes, version: str) -> None:
+        self.input = input
+        self.version = version
+        super().__init__(f"begins anew with version {version}")
+
+
+class TryOver(ControlFlow):
+    """Nobody waits for this try of a step any more: it was cancelled, or its time was over."""
 
 
 class Suspended(ControlFlow):

@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 from aura.clock import Clock
 from aura.codec import Limits
+from aura.engine.history import HistoryLimits
 from aura.engine.middleware import Middleware
+from aura.errors import TransactionError
 from aura.store.base import RunRecord, Writer
+from aura.store.session import Isolation, Session
+
+if TYPE_CHECKING:
+    from aura.engine.children import Family
+
+
+def _no_session(_: Isolation | None) -> Session:
+    raise TransactionError("there are no transactions here: nothing new is begun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,9 @@ class Services:
     keep_in_memory: float = 5.0
     around: Sequence[Middleware] = ()
     linger: float = 1.0
+    session: Callable[[Isolation | None], Session] = _no_session
+    family: Family | None = None
+    history: HistoryLimits = field(default_factory=HistoryLimits)
 
 
 class Call(NamedTuple):
@@ -40,6 +53,11 @@ class Call(NamedTuple):
     key: str
     fingerprint: str
     input: bytes | None
+
+
+def loop_is_closing() -> bool:
+    """asyncio cancels every task then; a cancelled run shares the loop with those that go on."""
+    return all(task.cancelling() for task in asyncio.all_tasks() if not task.done())
 
 
 def is_being_cancelled() -> bool:

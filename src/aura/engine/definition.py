@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import semver
 
 from aura.codec import Signature
+from aura.engine import children
+from aura.engine.lanes import Lane, scope
 from aura.errors import DuplicateVersion, RegistrationError, UnknownWorkflow
 
 P = ParamSpec("P")
@@ -38,7 +41,8 @@ def check_signal_name(name: Any) -> None:
 
 
 class Workflow(Generic[P, R]):
-    """One version of a workflow. Called outside a run it is the plain function.
+    """One version of a workflow. Called inside a run it starts a child and gives its result; called
+    outside a run, or inside a step, it is the plain function.
 
     Its runs wait in `queue`, unless their start names another one; workers without all tags of
     `requires` do not take them.
@@ -74,7 +78,11 @@ class Workflow(Generic[P, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        return self.function(*args, **kwargs)
+        lane = scope.get()
+        if type(lane) is not Lane:
+            return self.function(*args, **kwargs)
+        make = partial(children.call, self, args, kwargs)
+        return lane.execution.called(self.name, make)
 
     def __repr__(self) -> str:
         return f"<workflow {self.name} {self.version}>"

@@ -12,6 +12,7 @@ from typing import Any
 from aura.clock import SystemClock
 from aura.codec import Slot, pack
 from aura.engine.calls import Call
+from aura.engine.children import execution_id
 from aura.engine.definition import check_signal_name
 from aura.engine.events import handling
 from aura.engine.lanes import Lane, StepScope, scope
@@ -151,4 +152,4 @@ def idempotency_key() -> str:
             hint="Call it in the body of a @step function that a run has called, or in a handler",
         )
     step = "#".join(current.key.split("#")[:2])  # without the number of a saga's further round
-    return f"{current.run_id}:{step}"
+    return f"{execution_id(current.execution.record)}:{step}"

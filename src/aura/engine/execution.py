@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,17 +26,25 @@ from aura.clock import Clock
 from aura.codec import Limits, pack, plain, to_json, unpack
 from aura.engine.attempt import attempt_until_done
 from aura.engine.calls import Call, Services
+from aura.engine.children import Children
 from aura.engine.definition import Workflow
 from aura.engine.faults import dump_run_error, load_step_failure
 from aura.engine.idleness import Idleness
 from aura.engine.lanes import Lane, scope
 from aura.engine.mailbox import Mailbox
 from aura.engine.middleware import Invocation, Middleware, wrapped
+from aura.engine.patching import Patches
+from aura.engine.pen import Pen
 from aura.engine.recorder import Recorder
 from aura.engine.replay import Replay, Turns
+from aura.engine.storeclock import sleep_till
 from aura.engine.streams import Streams
+from aura.engine.succession import succession
+from aura.engine.timeouts import Alarm, in_time
 from aura.errors import (
     AuraError,
+    BeginAnew,
+    HistoryTooLong,
     LeaseLost,
     NonDeterminism,
     RegistrationError,
@@ -44,10 +52,10 @@ from aura.errors import (
     Suspended,
 )
 from aura.store.base import Announce, Claimed, Entry, Outcome, RunState, Settle, Signal
+from aura.store.session import Isolation, Session
 
 if TYPE_CHECKING:
     from aura.engine.step import Step
-    from aura.engine.timeouts import Alarm
 
 R = TypeVar("R")
 
@@ -66,9 +74,15 @@ class Execution:
         self._services = services
         self._replay = Replay(claimed.journal)
         self._turns = Turns(self._replay.answers)
-        self.recorder = Recorder(self, services, self._replay.length)
+        self.recorder = Recorder(self, services, max(self._replay.length, claimed.run.base))
+        self.recorder.history.recorded(claimed.journal)
+        self.pen = Pen(self.recorder)
         self.mailbox = Mailbox(claimed.signals, self._replay.received)
+        self.mailbox.seen = max(self.mailbox.seen, claimed.run.signals)
+        self.children = Children(self, services.family)
+        self.children.hear(claimed.signals)
         self.streams = Streams(self, self._replay.streams)
+        self.patches = Patches(self, self._replay.patches)
         self.idleness = Idleness(self, services)
         self._seen: int | None = None  # the last signal that was considered before leaving memory
         self._stop: BaseException | None = None
@@ -110,13 +124,18 @@ class Execution:
         if ending is None:
             return
         self.streams.flush()
+        if isinstance(self._stop, HistoryTooLong):
+            ending = self._settle("parked", error=dump_run_error(self._stop))
+        op = succession(self, ending) if isinstance(ending, BeginAnew) else ending
         try:
-            await self._services.writer.submit(ending)
+            await self._services.writer.submit(op)
         except (LeaseLost, StoreUnavailable) as error:
             self.lose(error)
             return
         self.ended = True
         self.settled = True
+        if isinstance(ending, BeginAnew):
+            return
         self._services.settled(
             self.record._replace(
                 state=ending.state, output=ending.output, error=ending.error, owner=None
@@ -135,6 +154,10 @@ class Execution:
     def threads(self) -> Executor:
         return self._services.threads
 
+    def session(self, isolation: Isolation | None) -> Session:
+        """A transaction on the database that has the journal."""
+        return self._services.session(isolation)
+
     @property
     def around(self) -> Sequence[Middleware]:
         return self._services.around
@@ -144,9 +167,14 @@ class Execution:
         """Whether the run is leaving this worker, so that nothing more is written."""
         return self._stop is not None
 
+    @property
+    def behind(self) -> bool:
+        """Whether the journal has something that the code has not asked for yet."""
+        return self._replay.behind or self.streams.behind
+
     def tell(self, what: Announce) -> None:
         """Announce a topic once what was submitted is durable; a lost one costs a slow poll."""
-        self._services.writer.submit(what).add_done_callback(_look_away)
+        self.recorder.post(what, _look_away)
 
     def cancel(self) -> None:
         """Ask the workflow to stop: CancelledError is raised where it waits. Idempotent."""
@@ -187,7 +215,9 @@ class Execution:
 
     def deliver(self, signals: Iterable[Signal]) -> None:
         """Signals that were sent to the run, in order of seq; those that are known do no harm."""
-        if self.mailbox.deliver(signals):
+        signals = tuple(signals)
+        woken = self.children.hear(signals)
+        if self.mailbox.deliver(signals) or woken:
             self.activity += 1
 
     def suspend(self, wake_at: float | None = None) -> None:
@@ -319,28 +349,45 @@ class Execution:
         """The last failed attempt of that call, if the journal ends with one."""
         return self._replay.attempt(key)
 
-    async def answer(self, call: Call, kind: str, output: bytes | None = None, **more: Any) -> None:
+    async def answer(
+        self,
+        call: Call,
+        kind: str,
+        output: bytes | None = None,
+        *,
+        written: Callable[[], Awaitable[None]] | None = None,
+        **more: Any,
+    ) -> None:
         """Journal an answer, and return when it is its turn to be given. It need not be durable
-        yet: what becomes visible outside waits for that."""
+        yet: what becomes visible outside waits for that. With `written` it is when that returns;
+        when that raises, there is no such answer."""
         seq = self.recorder.record(call, kind, output=output, **more)
-        if self._tasks or self.alarms:
+        in_turn = bool(self._tasks or self.alarms)
+        if in_turn:
             self._turns.expect(seq)
+        if written is not None:
+            try:
+                await written()
+            except BaseException:
+                if in_turn:
+                    self._turns.drop(seq)
+                raise
+        if in_turn:
             await self._turns.take(seq, self._rest)
 
     async def wait_until(self, at: float) -> None:
         """Return at that time (epoch seconds). Raises what has stopped the run meanwhile."""
-        remaining = at - self.clock.now()
-        if remaining > 0:
+        if at > self.clock.now():
             with self.idleness.waiting(at):
-                await self.clock.sleep(remaining)
+                await sleep_till(self.clock, at)
 
     # Inside.
 
-    async def _ending(self) -> Settle | None:
+    async def _ending(self) -> Settle | BeginAnew | None:
         """Run the function; the settlement to write, or None when the run is lost."""
         try:
             arguments = self.workflow.signature.load(unpack(self.record.input))
-            value = await self._call(arguments)
+            value = await in_time(self, self._call(arguments))
             self._check_awaited()
             data, _ = self.workflow.signature.result.round_trip(value)
             output = pack(data, self._services.limits, self.workflow.signature.result.what)
@@ -350,6 +397,8 @@ class Execution:
             if self._root is not None and self._root.cancelling():
                 raise  # the event loop is closing; the lease will run out
             return self._end("failed", error=dump_run_error(error))  # a branch of its own was
+        except BeginAnew as anew:
+            return anew if self._stop is None else self._end("pending")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  (it becomes the run's result)
@@ -470,6 +519,5 @@ class Execution:
             self._root.cancel()
 
 
-def _look_away(future: asyncio.Future[Outcome]) -> None:
-    if not future.cancelled():
-        future.exception()
+def _look_away(_: Outcome | BaseException) -> None:
+    """Nobody waits for what becomes of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
@@ -11,9 +12,11 @@ from typing import Any, Generic, TypeVar, cast
 
 from aura.clock import Clock
 from aura.codec import Limits, Slot, pack, plain, to_json, unpack
+from aura.engine.children import result as child_result
 from aura.engine.definition import check_signal_name
 from aura.engine.faults import run_error
-from aura.engine.lanes import settle_dependencies
+from aura.engine.fork import Fork, fork, fork_id
+from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.saga_report import SagaReport, report
 from aura.errors import (
     ConfigError,
@@ -85,6 +88,11 @@ class Results:
         if self._closed:
             raise _closed_error()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a run, for an answer or for the items of a stream."""
+        return bool(self._waiters or self._watchers)
+
     def settled(self, record: RunRecord) -> None:
         """The worker of this process has settled a run."""
         if record.state in SETTLED:
@@ -132,13 +140,24 @@ class Results:
             for run_id in [run_id for run_id in self._waiters if not self._local(run_id)]:
                 self._wake(run_id, None)
 
+    def now(self) -> float:
+        """The time, in epoch seconds."""
+        return self._clock.now()
+
     def moment(self, deadline: Deadline) -> float | None:
-        """A deadline in epoch seconds."""
+        """A deadline in epoch seconds. Raises InvalidInput for one that is no time."""
         if deadline is None:
             return None
         if isinstance(deadline, datetime):
+            if deadline.utcoffset() is None:
+                raise InvalidInput(
+                    f"the deadline {deadline.isoformat()} has no time zone",
+                    hint="Give a datetime with tzinfo, or seconds from now",
+                )
             return deadline.timestamp()
         wait = deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
+        if not math.isfinite(wait):
+            raise InvalidInput(f"a deadline in {wait} s is none", hint="Leave it out")
         return self._clock.now() + wait
 
     @contextlib.contextmanager
@@ -198,9 +217,18 @@ class Run(Generic[R]):
     async def result(self, timeout: float | None = None) -> R:
         """What the workflow returned, as its declared type; it waits up to `timeout` seconds.
 
+        Inside a run it is a durable wait: its end is journalled, the time counts over crashes, and
+        the run may leave memory meanwhile. It waits on while the other one is parked.
+
         Raises RunFailed, RunCancelled, RunParked, ResultTimeout (the run goes on), RunNotFound.
         """
         self._results.require_open()
+        lane = scope.get()
+        if type(lane) is Lane and lane.execution.children.are_in(self._store):
+            wait = lane.execution.called(
+                "result", lambda call: child_result(call, self.id, self._slot, timeout)
+            )
+            return cast("R", await wait)
         try:
             if timeout is None:
                 record = await self._results.wait(self.id)
@@ -250,6 +278,22 @@ class Run(Generic[R]):
         if await self._store.requeue(self.id):
             await self._writer.submit(Announce("ready"))
         return await self.status()
+
+    async def fork(
+        self, *, at: str | None = None, version: str | None = None, id: str | None = None
+    ) -> Run[R]:
+        """A second run that goes on from before the first entry with the key `at` in this one's
+        journal (None: from its end), with the code of `version` (None: the same). This one stays.
+
+        It has the state, streams and signals of that moment, and makes its effects anew, with
+        idempotency keys of its own. Raises RunNotFound, InvalidInput, RunConflict.
+        """
+        self._results.require_open()
+        what = Fork(self.id, fork_id(self.id) if id is None else id, at, version)
+        made = await fork(self._store, what, self._results.now())
+        return Run(
+            made.id, self._store, self._writer, self._results, self._slot, self._limits
+        )  # fmt: skip
 
     async def signal(
         self,

@@ -38,6 +38,12 @@ class Idleness:
             del self._waits[mark]
         self._execution.raise_if_stopped()
 
+    @property
+    def until(self) -> float | None:
+        """When the first of the waits is over (epoch seconds; infinite: when a signal comes); None
+        when there is none."""
+        return min(self._waits.values(), default=None)
+
     def _soon(self) -> float:
         return self._services.clock.now() + self._services.keep_in_memory
 
@@ -45,7 +51,8 @@ class Idleness:
         if not self._watching:
             self._watching = True
             execution, services = self._execution, self._services
-            after = services.linger if execution.mailbox.awaited else services.suspend_after
+            others = execution.mailbox.awaited or execution.children.awaited
+            after = services.linger if others else services.suspend_after
             asyncio.get_running_loop().call_later(after, self._look, execution.activity)
 
     def _look(self, activity: int) -> None:

@@ -44,7 +44,7 @@ class Mail:
     def look_at_all(self) -> None:
         """Look for signals of all runs that wait for one, in case a topic was missed."""
         for run_id, execution in self._executions.items():
-            if execution.mailbox.awaited:
+            if execution.mailbox.awaited or execution.children.awaited:
                 self.heard(run_id, coming=False)
 
     async def fetch(self) -> None:

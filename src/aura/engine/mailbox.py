@@ -53,6 +53,11 @@ class Mailbox:
                 self._waiting.setdefault(signal.name, []).append(signal)
         return self._serve()
 
+    def unread(self) -> list[Signal]:
+        """Those that nobody has taken, in order of seq."""
+        waiting = [one for named in self._waiting.values() for one in named]
+        return sorted(waiting, key=lambda one: one.seq)
+
     def take(self, names: Collection[str]) -> Signal | None:
         """The best signal of these names that is here, which then is nobody else's."""
         here = [one for name in names for one in self._waiting.get(name, ())]

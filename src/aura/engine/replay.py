@@ -23,24 +23,31 @@ from aura.store.base import Entry
 BACK = "/back"  # ends the key under which a signal that came to a cancelled branch is handed back
 _STALL = 0.05  # seconds without progress after which a turn that nobody takes is passed over ...
 _STALL_ROUNDS = 100  # ... if the event loop came round so often since
-_ANSWERS = ("step", "woke", "signal", "over")  # kinds of entries that wake a branch
+# Kinds of entries that wake a branch.
+_ANSWERS = ("step", "woke", "signal", "over", "start", "ended")
 
 
 class Replay:
     """The recorded entries of one run. `streams` are those that wrote to streams, which nobody asks
-    for; `received` the seqs of the signals that were taken."""
+    for; `patches` the names of those that the run has; `received` the seqs of the signals that were
+    taken."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._recorded: dict[str, Entry] = {}
         self._attempts: dict[str, Entry] = {}
         self.streams: list[Entry] = []
+        self.patches: set[str] = set()
         self.length = 0
         for entry in entries:
             self.length = entry.seq
             if entry.kind == "stream":
                 self.streams.append(entry)
+            elif entry.kind == "patch":
+                self.patches.add(entry.fingerprint)
             else:
                 (self._attempts if entry.kind == "attempt" else self._recorded)[entry.key] = entry
+        for key in self._attempts.keys() & self._recorded.keys():
+            del self._attempts[key]  # the call has ended
         returned = {e.key[: -len(BACK)] for e in self._recorded.values() if e.kind == "back"}
         given = [e for e in self._recorded.values() if e.kind in _ANSWERS]
         self.answers = [e.seq for e in given if e.key not in returned]
@@ -54,6 +61,16 @@ class Replay:
     def exhausted(self) -> bool:
         """Whether everything recorded has been asked for."""
         return not self._recorded
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something that nobody has asked for yet, be it a failed attempt."""
+        return bool(self._recorded or self._attempts)
+
+    def left(self) -> list[Entry]:
+        """What nobody has asked for yet, in order of seq."""
+        found = [*self._recorded.values(), *self._attempts.values()]
+        return sorted(found, key=lambda one: one.seq)
 
     def take(self, key: str, kind: str, fingerprint: str, data: bytes | None) -> Entry | None:
         """The recorded entry of that call, or None if it is new.
@@ -93,7 +110,7 @@ class Turns:
         self._numbers = itertools.count()
         self._dropped: set[float] = set()
         self._resting = 0
-        self._given = 0
+        self.given = 0  # how many answers
         self._stall: asyncio.TimerHandle | None = None
 
     def expect(self, seq: int) -> None:
@@ -141,7 +158,7 @@ class Turns:
     def _give(self, seq: float, rest: int) -> None:
         while self._next and self._next[0] <= seq:
             self._next.popleft()
-        self._given += 1
+        self.given += 1
         self.replaying = bool(self._next) and self._next[0] < self._end
         self.stir(rest)
 
@@ -168,15 +185,15 @@ class Turns:
     def _watch(self) -> None:
         if self._stall is None:
             loop = asyncio.get_running_loop()
-            self._stall = loop.call_later(_STALL, self._look, self._given, _STALL_ROUNDS)
+            self._stall = loop.call_later(_STALL, self._look, self.given, _STALL_ROUNDS)
 
     def _look(self, given: int, rounds: int) -> None:
         """Whether nothing has moved; a busy event loop is not a stall."""
-        if self._given == given and rounds:
+        if self.given == given and rounds:
             asyncio.get_running_loop().call_soon(self._look, given, rounds - 1)
             return
         self._stall = None
-        if self._given == given and self._waiting and not self._resting:
+        if self.given == given and self._waiting and not self._resting:
             while self._next and self._next[0] < self._waiting[0][0]:
                 self._next.popleft()
             self._advance()

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar, overload
 
 from aura.codec import unpack
+from aura.engine.calls import loop_is_closing
 from aura.engine.compensation import (
     ENDLESS,
     GENEROUS,
@@ -445,7 +446,7 @@ class Saga:
         if self._execution is not None and self._execution.stopped:
             return True
         cancelled = isinstance(error, asyncio.CancelledError)
-        return cancelled and self._execution is not None and _loop_is_closing()
+        return cancelled and self._execution is not None and loop_is_closing()
 
     def _stuck(self, error: BaseException) -> SagaError:
         return SagaError(
@@ -551,9 +552,11 @@ async def _plainly(step: Step[..., Any], args: tuple[Any, ...], kwargs: Mapping[
     return await value if step.is_async else value
 
 
-def _loop_is_closing() -> bool:
-    """asyncio cancels every task then; a cancelled run shares the loop with those that go on."""
-    return all(task.cancelling() for task in asyncio.all_tasks() if not task.done())
+def in_saga() -> bool:
+    """Whether the caller is inside the scope of a saga of its run."""
+    lane, found = scope.get(), _open.get()
+    mine = lane.execution if type(lane) is Lane else None
+    return found is not None and found._execution is mine
 
 
 def saga(name: str = "saga") -> Saga:

@@ -201,6 +201,16 @@ class Worker:
         """Whether this worker has a lease."""
         return self._joined
 
+    @property
+    def under_way(self) -> tuple[Execution, ...]:
+        """The runs that are being executed here."""
+        return tuple(self._executions.values())
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a claim or a start is under way, which may bring runs."""
+        return self._reserved > 0
+
     def executes(self, run_id: str) -> bool:
         """Whether that run is under way here, and has not ended yet."""
         execution = self._executions.get(run_id)

@@ -16,6 +16,8 @@ def sweep(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
     db.execute("BEGIN IMMEDIATE")
     try:
         swept = _runs(db, what, now)
+        earlier = _earlier(db, what, now, what.limit - sum(swept))
+        swept = Swept(*map(sum, zip(swept, earlier, strict=True)))
         items = _items(db, what, now, what.limit - sum(swept))
         room = what.limit - sum(swept) - items
         workers = _delete(db, "sweep_workers", {"dead": now - what.dead, "room": room})
@@ -53,6 +55,19 @@ def _runs(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
         db.execute(_SQL["sweep_run"], (run_id,))
         runs += 1
     return Swept(runs, entries, signals)
+
+
+def _earlier(db: sqlite3.Connection, what: Sweep, now: float, room: int) -> Swept:
+    """What earlier executions of runs that go on have left."""
+    entries = signals = 0
+    old = {"before": now - what.age}
+    for (run_id,) in db.execute(_SQL["continued_runs"], {**old, "limit": room}).fetchall():
+        values = {**old, "run": run_id}
+        left = room - entries - signals
+        entries += _delete(db, "sweep_earlier", {**values, "room": left})
+        left = room - entries - signals
+        signals += _delete(db, "sweep_taken", {**values, "room": left})
+    return Swept(entries=entries, signals=signals)
 
 
 def _items(db: sqlite3.Connection, what: Sweep, now: float, room: int) -> int:
