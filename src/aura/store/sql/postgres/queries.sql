@@ -63,6 +63,34 @@ FROM (SELECT FROM aura.runs AS r WHERE r.id = $1 AND r.epoch = $12 AND r.state =
       FOR KEY SHARE) AS held
 ON CONFLICT (run_id, seq) DO NOTHING
 
+-- :name: start_one
+INSERT INTO aura.runs (id, workflow, version, state, epoch, owner, origin, input, fingerprint,
+                       deadline, created_at, started_at)
+SELECT $1, $2, $3, 'running', 1, $4, $5, $6, $7, $8, now.moment, now.moment
+FROM aura.moment() AS now (moment)
+ON CONFLICT (id) DO NOTHING
+RETURNING created_at
+
+-- :name: settle_one
+UPDATE aura.runs AS r
+SET state = $3, output = $4, error = $5, owner = NULL, wake_at = NULL, finished_at = aura.moment()
+WHERE r.id = $1 AND r.epoch = $2 AND r.state = 'running' AND r.parent IS NULL
+  AND NOT EXISTS (SELECT FROM aura.runs AS c WHERE c.parent = $1)
+
+-- :name: finish_one
+WITH ended AS (
+    UPDATE aura.runs AS r
+    SET state = $3, output = $4, error = $5, owner = NULL, wake_at = NULL,
+        finished_at = aura.moment()
+    WHERE r.id = $1 AND r.epoch = $2 AND r.state = 'running' AND r.parent IS NULL
+      AND NOT EXISTS (SELECT FROM aura.runs AS c WHERE c.parent = $1)
+    RETURNING r.id
+)
+INSERT INTO aura.journal (run_id, seq, key, kind, fingerprint, input, output, error, attempt,
+                          started_at, recorded_at)
+SELECT ended.id, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM ended
+ON CONFLICT (run_id, seq) DO NOTHING
+
 -- :name: append
 SELECT aura.append_or_tell($1)
 
