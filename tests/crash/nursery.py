@@ -13,11 +13,13 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aura import Aura
+from aura.store.session import Isolation, Written
 from tests.crash import program
 
 
@@ -55,6 +57,28 @@ def guard(app: Aura, point: FaultPoint) -> None:
 
     around("commit")
     around("claim")
+    guard_transactions(app, point)
+
+
+def guard_transactions(app: Aura, point: FaultPoint) -> None:
+    """Fault points around the commits of transactional steps."""
+    worker = app._worker
+    assert worker is not None
+    inner = worker._services.session
+
+    def session(isolation: Isolation | None) -> Any:
+        made: Any = inner(isolation)
+        commit = made.commit
+
+        async def guarded(entries: Sequence[Written]) -> None:
+            point.passed("before-transaction")
+            await commit(entries)
+            point.passed("after-transaction")
+
+        made.commit = guarded
+        return made
+
+    worker._services = replace(worker._services, session=session)
 
 
 async def work(database: str, point: FaultPoint, lease: float) -> None:
@@ -79,7 +103,7 @@ def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
 
 def serve(database: str, folder: Path) -> None:
     children: set[int] = set()
-    for workflow in (program.order, program.gated):
+    for workflow in (program.order, program.gated, program.booked):
         workflow.signature.compile()
     buffered = b""
     while True:

@@ -15,6 +15,7 @@ from typing import Any
 
 import aura
 from aura import Aura, Config, Workflow, step
+from aura.engine import Transaction
 
 LEASE = 0.6
 CAPACITY = 12
@@ -31,7 +32,7 @@ def open_app(database: str, *, lease: float = LEASE) -> Aura:
     """The app of one process; opened by the caller."""
     config = Config(database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0)
     made = Aura("crash", config=config)
-    for workflow in (order, gated):
+    for workflow in (order, gated, booked):
         made.registry.add(workflow)
     return made
 
@@ -113,3 +114,25 @@ async def _gated(path: str) -> list[str]:
 
 
 gated: Workflow[[str], list[str]] = Workflow("gated", "1.0.0", _gated)
+
+
+@step.transaction(retries=3)
+async def book(tx: Transaction, amount: int) -> int:
+    """A transactional effect: one row for each call that the journal knows of."""
+    enter("book")
+    places = "$1, $2" if Here.app.config.database.startswith("postgresql") else "?, ?"
+    sql = f"INSERT INTO bookings (key, amount) VALUES ({places})"  # noqa: S608
+    await tx.execute(sql, aura.idempotency_key(), amount)
+    return amount
+
+
+async def _booked(count: int) -> int:
+    total = 0
+    for number in range(count):
+        total += await book(number)
+        await look([])
+    left, right = await asyncio.gather(book(100), book(200))
+    return total + left + right
+
+
+booked: Workflow[[int], int] = Workflow("booked", "1.0.0", _booked)

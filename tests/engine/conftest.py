@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.bank import Bank
 from tests.engine.kit import Ledger, World
 
 
@@ -34,3 +35,8 @@ async def memory() -> AsyncIterator[World]:
 @pytest.fixture
 def ledger() -> Ledger:
     return Ledger()
+
+
+@pytest.fixture
+def bank(world: World) -> Bank:
+    return Bank(world)

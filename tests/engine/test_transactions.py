@@ -4,73 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+import dataclasses
 from typing import Any
 
-import asyncpg
 import pytest
 
 import aura
-from aura import Aura, Retry, StepFailed, step
+from aura import Retry, StepFailed, step
 from aura.engine import Transaction
 from aura.errors import (
-    RegistrationError,
     RunCancelled,
     StepTimeout,
     StoreUnavailable,
     TransactionConflict,
-    TransactionError,
     TransactionInDoubt,
 )
-from aura.store.base import Append
-from tests.engine.kit import World, declare, until
-
-Verb = Callable[..., Coroutine[Any, Any, Any]]
-
-
-@dataclass
-class Bank:
-    """Accounts in the database of a test; statements are written with `?`."""
-
-    world: World
-    ran: list[str] = field(default_factory=list)
-
-    def sql(self, text: str) -> str:
-        if not self.world.database.startswith("postgresql"):
-            return text
-        first, *rest = text.split("?")
-        return first + "".join(f"${at}{part}" for at, part in enumerate(rest, 1))
-
-    async def open(self, app: Aura) -> None:
-        async with app.transaction() as tx:
-            await tx.execute("CREATE TABLE IF NOT EXISTS accounts (id TEXT, cents BIGINT)")
-            await tx.execute("INSERT INTO accounts VALUES ('ada', 100)")
-
-    async def add(self, tx: Transaction, cents: int) -> int:
-        self.ran.append(f"add {cents}")
-        await tx.execute(self.sql("UPDATE accounts SET cents = cents + ?"), cents)
-        return int(await tx.fetchval("SELECT cents FROM accounts"))
-
-    async def balance(self, app: Aura) -> int:
-        async with app.transaction() as tx:
-            return int(await tx.fetchval("SELECT cents FROM accounts"))
-
-
-@pytest.fixture
-def bank(world: World) -> Bank:
-    return Bank(world)
-
-
-async def opened(bank: Bank, *workflows: Any, **settings: Any) -> Aura:
-    app = await bank.world.open(*workflows, **settings)
-    await bank.open(app)
-    return app
-
-
-def kinds(journal: list[Any]) -> list[tuple[int, str, str]]:
-    return [(one.seq, one.key, one.kind) for one in journal]
+from aura.store.base import Heartbeat
+from aura.store.session import Written
+from tests.engine.bank import Bank, Faulty, kinds, opened
+from tests.engine.kit import declare, until
 
 
 async def test_statements_and_result_are_there_together(bank: Bank) -> None:
@@ -90,39 +42,37 @@ async def test_statements_and_result_are_there_together(bank: Bank) -> None:
 
 
 async def test_a_replay_does_not_run_it_again(bank: Bank) -> None:
-    gate = asyncio.Event()
+    """Nor do the tasks that a commit takes shift the lanes of the workflow's own."""
+    begun, gate = asyncio.Event(), asyncio.Event()
 
     @step.transaction
     async def add(tx: Transaction, cents: int) -> int:
         return await bank.add(tx, cents)
 
     @step
-    async def wait() -> None:
+    async def wait(number: int) -> int:
+        begun.set()
         await gate.wait()
+        return number
 
-    async def flow() -> int:
+    async def flow() -> list[int]:
         added = await add(5)
-        await wait()
-        return added
+        first, *rest = await asyncio.gather(add(1), add(2), wait(1), wait(2))
+        return [added, *sorted([first, rest[0]]), *rest[1:]]
 
     workflow = declare(flow)
     app = await opened(bank, workflow)
     run = await app.start(workflow)
-    await until(lambda: "0/wait#1" in _under_way(app))
+    await asyncio.wait_for(begun.wait(), 30)
+    await until(lambda: len(bank.ran) == 3)
     await bank.world.crash(app)
     gate.set()
     app = await bank.world.open(workflow)
-    assert await app.run(run.id, workflow).result(timeout=30) == 105
-    assert bank.ran == ["add 5"]
-    assert await bank.balance(app) == 105
-
-
-def _under_way(app: Aura) -> list[str]:
-    """The keys of the effects that are under way."""
-    worker = app._worker
-    assert worker is not None
-    running = worker._executions.values()
-    return ["0/wait#1" for one in running if one.effects_in_flight and one.recorder._seq]
+    found = await app.run(run.id, workflow).result(timeout=30)
+    assert (found[0], found[2:]) == (105, [108, 1, 2])
+    assert await bank.balance(app) == 108
+    keys = {one.key for one in await bank.world.journal(run.id)}
+    assert keys == {"0/add#1", "0.1/add#1", "0.2/add#1", "0.3/wait#1", "0.4/wait#1"}
 
 
 async def test_a_raise_rolls_back_and_is_tried_again(bank: Bank) -> None:
@@ -274,8 +224,6 @@ async def test_a_lost_run_commits_nothing(bank: Bank) -> None:
     assert worker is not None
     for loop in worker._loops:
         loop.cancel()  # paused: it neither beats nor hears
-    from aura.store.base import Heartbeat
-
     async with bank.world.store() as store:
         await store.commit([Heartbeat(worker.id, 0.0)])
     second = await bank.world.open(workflow)
@@ -284,40 +232,6 @@ async def test_a_lost_run_commits_nothing(bank: Bank) -> None:
     await until(lambda: not worker._tasks)
     assert bank.ran == ["first", "add 5", "add 5"]
     assert await bank.balance(second) == 105
-
-
-class Faulty:
-    """A session whose first commits fail in some way, before or after they took place."""
-
-    def __init__(self, app: Aura, *faults: Exception | BaseException, after: bool = False) -> None:
-        self.faults = list(faults)
-        self.commits = 0
-        make = app._worker._services.session  # type: ignore[union-attr]
-        from dataclasses import replace
-
-        worker = app._worker
-        assert worker is not None
-        worker._services = replace(worker._services, session=self._wrap(make, after))
-
-    def _wrap(self, make: Any, after: bool) -> Any:
-        def session(isolation: Any) -> Any:
-            made = make(isolation)
-            commit, rollback = made.commit, made.rollback
-
-            async def fail(appends: list[Append]) -> None:
-                self.commits += 1
-                if not self.faults:
-                    return await commit(appends)
-                if after:
-                    await commit(appends)
-                else:
-                    await rollback()
-                raise self.faults.pop(0)
-
-            made.commit = fail
-            return made
-
-        return session
 
 
 async def test_a_refused_commit_is_tried_again_and_leaves_no_gap(bank: Bank) -> None:
@@ -405,7 +319,7 @@ async def test_a_cancel_during_the_commit_waits_for_it(bank: Bank) -> None:
         made: Any = make(isolation)
         commit = made.commit
 
-        async def slowly(appends: list[Append]) -> None:
+        async def slowly(appends: list[Written]) -> None:
             begun.set()
             await go_on.wait()
             await commit(appends)
@@ -413,9 +327,7 @@ async def test_a_cancel_during_the_commit_waits_for_it(bank: Bank) -> None:
         made.commit = slowly
         return made
 
-    from dataclasses import replace
-
-    worker._services = replace(worker._services, session=session)
+    worker._services = dataclasses.replace(worker._services, session=session)
     run = await app.start(workflow)
     await asyncio.wait_for(begun.wait(), 30)
     worker._executions[run.id].cancel()
@@ -543,150 +455,3 @@ async def test_a_saga_does_not_take_back_a_refused_commit(bank: Bank) -> None:
     assert await run.result(timeout=30) == "ValueError"
     assert await bank.balance(app) == 100
     assert bank.ran == ["add 5"]
-
-
-# -- misuse ------------------------------------------------------------------------------------
-
-
-async def _refused(bank: Bank, body: Verb, **options: Any) -> str:
-    """What the workflow is told when its transactional step does that."""
-    made = step.transaction(retries=Retry(attempts=3, first=0.001), **options)(body)
-
-    async def flow() -> str:
-        try:
-            await made()
-        except StepFailed as error:
-            return f"{error.attempts} {error.type}: {error.reason}"
-        return "done"
-
-    app = await opened(bank, workflow := declare(flow))
-    found = await (await app.start(workflow)).result(timeout=30)
-    assert await bank.balance(app) == 100
-    return found
-
-
-async def test_it_cannot_commit_by_itself(bank: Bank) -> None:
-    async def body(tx: Transaction) -> None:
-        await bank.add(tx, 5)
-        await tx.execute("COMMIT")
-
-    found = await _refused(bank, body)
-    assert found.startswith("1 TransactionError: a transaction cannot run COMMIT")
-    assert "savepoint" in found
-
-
-async def test_another_task_cannot_use_it(bank: Bank) -> None:
-    async def body(tx: Transaction) -> None:
-        await asyncio.gather(bank.add(tx, 1), bank.add(tx, 2))
-
-    assert "from another task" in await _refused(bank, body)
-
-
-async def test_it_is_over_at_its_end(bank: Bank) -> None:
-    kept: list[Transaction] = []
-
-    @step.transaction
-    async def body(tx: Transaction) -> None:
-        kept.append(tx)
-        await bank.add(tx, 1)
-
-    async def flow() -> str:
-        await body()
-        try:
-            await bank.add(kept[0], 5)
-        except TransactionError as error:
-            return str(error)
-        return "done"
-
-    app = await opened(bank, workflow := declare(flow))
-    assert "after its end" in await (await app.start(workflow)).result(timeout=30)
-    assert await bank.balance(app) == 101
-
-
-async def test_another_database_is_refused_before_anything_runs(bank: Bank) -> None:
-    async def body(_: Transaction) -> None:
-        bank.ran.append("ran")
-
-    found = await _refused(bank, body, database="postgresql://elsewhere/ledger")
-    assert found.startswith("1 OtherDatabase: step body is for another database than ")
-    assert bank.ran == []
-
-
-async def test_its_own_database_is_accepted(bank: Bank) -> None:
-    async def body(tx: Transaction) -> None:
-        await tx.fetchval("SELECT 1")
-
-    assert await _refused(bank, body, database=bank.world.database) == "done"
-
-
-async def test_a_table_that_is_elsewhere_gets_an_explanation(bank: Bank) -> None:
-    async def body(tx: Transaction) -> None:
-        await tx.fetch("SELECT * FROM ledger")
-
-    found = await _refused(bank, body)
-    assert "in Aura's database" in found
-    assert "idempotency_key" in found
-
-
-async def test_a_swallowed_failure_is_told_and_not_committed(bank: Bank) -> None:
-    async def body(tx: Transaction) -> None:
-        await bank.add(tx, 5)
-        with contextlib.suppress(sqlite3.Error, asyncpg.PostgresError):
-            await tx.fetchval("SELECT nonsense FROM accounts")
-        raise ValueError("rolled back")
-
-    assert await _refused(bank, body) == "4 ValueError: rolled back"
-
-
-async def test_outside_a_run_it_says_how_to_test_it(bank: Bank) -> None:
-    @step.transaction
-    async def add(tx: Transaction, cents: int) -> int:
-        return await bank.add(tx, cents)
-
-    with pytest.raises(TransactionError, match=r"app\.transaction\(\)"):
-        await add(5)
-    app = await opened(bank)
-    async with app.transaction():
-        assert await add(5) == 105
-
-    async def fails() -> None:
-        async with app.transaction() as tx:
-            await add.body(tx, 5)
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        await fails()
-    assert await bank.balance(app) == 105
-
-
-def test_what_cannot_be_one_is_refused_when_it_is_declared() -> None:
-    with pytest.raises(RegistrationError, match="not an async function"):
-
-        @step.transaction
-        def plain(tx: object) -> None: ...  # type: ignore[misc]
-
-    with pytest.raises(RegistrationError, match="takes no connection"):
-
-        @step.transaction  # type: ignore[arg-type]
-        async def bare() -> None: ...
-
-    with pytest.raises(RegistrationError, match="isolation='none'"):
-
-        @step.transaction(isolation="none")  # type: ignore[call-overload]
-        async def odd(tx: object) -> None: ...
-
-
-async def test_encrypted_entries_are_written_with_it(memory: World) -> None:
-    @step.transaction
-    async def secret(tx: Transaction) -> str:
-        await tx.execute("CREATE TABLE notes (text TEXT)")
-        return "in clear"
-
-    async def flow() -> str:
-        return await secret()
-
-    app = await memory.open(workflow := declare(flow), encryption_keys=("k:" + "A" * 43 + "=",))
-    run = await app.start(workflow)
-    assert await run.result(timeout=30) == "in clear"
-    [stored] = await app.store._inner.journal(run.id)  # type: ignore[attr-defined]
-    assert b"clear" not in (stored.output or b"")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from aura.codec import Signature
+from aura.codec import Signature, Slot
 from aura.engine.definition import check_name
 from aura.engine.lanes import Lane, scope
 from aura.engine.retry import Retry
+from aura.engine.transaction import without_connection
 from aura.errors import RegistrationError
+from aura.store.session import ISOLATIONS, Isolation
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +59,11 @@ class Step(Generic[P, R]):
         self.signature = Signature(function, f"step {self.name}")
         functools.update_wrapper(self, function)
 
+    @property
+    def slot(self) -> Slot:
+        """How the result is written and read."""
+        return self.signature.result
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         lane = scope.get()
         if type(lane) is not Lane:
@@ -73,47 +80,141 @@ class Step(Generic[P, R]):
         return f"<step {self.name}>"
 
 
-@overload
-def step(function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...
+class TransactionStep(Step[P, R]):
+    """A step whose statements and journal entry are committed together, by Aura's own store.
+
+    `body` is the function itself, which takes the connection first.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[Any]],
+        *,
+        name: str | None = None,
+        retry: Retry = Retry(),  # noqa: B008  (frozen)
+        timeout: float | None = None,
+        isolation: Isolation | None = None,
+        database: str | None = None,
+    ) -> None:
+        super().__init__(without_connection(function), name=name, retry=retry, timeout=timeout)
+        if isolation is not None and isolation not in ISOLATIONS:
+            raise RegistrationError(
+                f"step {self.name} has isolation={isolation!r}",
+                hint=f"Give one of {', '.join(ISOLATIONS)}",
+            )
+        self.body = function
+        self.isolation = isolation
+        self.database = database
+        self._result = self.signature
+
+    @property
+    def slot(self) -> Slot:
+        """How the result is written and read, also where a saga watches the signature."""
+        return self._result.result
+
+    def see(self, value: Any) -> None:
+        """Tell a saga that watches the signature that the step's result is durable."""
+        watcher: Any = self.signature.result
+        if watcher is not self.slot:
+            watcher.see(value)
 
 
-@overload
-def step(function: Callable[P, R], /) -> Step[P, R]: ...
-
-
-@overload
-def step(
-    *,
-    retries: int | Retry = 0,
-    timeout: float | None = None,
-    idempotent: bool = False,
-    name: str | None = None,
-) -> _Decorator: ...
-
-
-def step(
-    function: Callable[..., Any] | None = None,
-    /,
-    *,
-    retries: int | Retry = 0,
-    timeout: float | None = None,
-    idempotent: bool = False,
-    name: str | None = None,
-) -> Any:
-    """Declare a step: a function whose result is journalled, retried by policy.
+class StepDecorator:
+    """`@step` declares a step: a function whose result is journalled, retried by policy.
 
     `retries` is how often to try again (exponential backoff with jitter), or a `Retry`; `timeout`
     bounds each try in seconds; `idempotent=True` says that running it twice does no harm, so its
     journal entry may be batched; `name` replaces the function's name in journal keys.
+    `@step.transaction` declares one whose own SQL is committed together with its journal entry.
     """
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> Step[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        retries: int | Retry = 0,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        name: str | None = None,
+    ) -> _Decorator: ...
+
+    def __call__(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        retries: int | Retry = 0,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        name: str | None = None,
+    ) -> Any:
+        retry = _retry(retries)
+
+        def decorate(function: Callable[..., Any]) -> Step[..., Any]:
+            return Step(function, name=name, retry=retry, timeout=timeout, idempotent=idempotent)
+
+        return decorate if function is None else decorate(function)
+
+    @overload
+    def transaction(
+        self, function: Callable[Concatenate[Any, P], Awaitable[R]], /
+    ) -> TransactionStep[P, R]: ...
+
+    @overload
+    def transaction(
+        self,
+        /,
+        *,
+        retries: int | Retry = 0,
+        timeout: float | None = None,
+        name: str | None = None,
+        isolation: Isolation | None = None,
+        database: str | None = None,
+    ) -> _TransactionDecorator: ...
+
+    def transaction(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        retries: int | Retry = 0,
+        timeout: float | None = None,
+        name: str | None = None,
+        isolation: Isolation | None = None,
+        database: str | None = None,
+    ) -> Any:
+        """Declare a step that gets a connection to Aura's own database as its first argument.
+
+        Its statements and its journal entry are committed together: exactly once. It is rolled back
+        when it raises, is cancelled or runs out of time, and begun anew when the database asks for
+        that. `isolation` is PostgreSQL's level (SQLite always gives "serializable"); `database`,
+        when given, is the path or URL that the app must be on.
+        """
+        retry = _retry(retries)
+
+        def decorate(function: Callable[..., Any]) -> TransactionStep[..., Any]:
+            return TransactionStep(
+                function, name=name, retry=retry, timeout=timeout, isolation=isolation,
+                database=database,
+            )  # fmt: skip
+
+        return decorate if function is None else decorate(function)
+
+
+step = StepDecorator()
+
+
+def _retry(retries: int | Retry) -> Retry:
     if isinstance(retries, int) and retries < 0:
         raise RegistrationError(f"retries={retries}", hint="Give 0 or more")
-    retry = retries if isinstance(retries, Retry) else Retry(attempts=retries)
-
-    def decorate(function: Callable[..., Any]) -> Step[..., Any]:
-        return Step(function, name=name, retry=retry, timeout=timeout, idempotent=idempotent)
-
-    return decorate if function is None else decorate(function)
+    return retries if isinstance(retries, Retry) else Retry(attempts=retries)
 
 
 class _Decorator(Protocol):
@@ -124,3 +225,11 @@ class _Decorator(Protocol):
 
     @overload
     def __call__(self, function: Callable[P, R], /) -> Step[P, R]: ...
+
+
+class _TransactionDecorator(Protocol):
+    """The type of `step.transaction(...)`: takes the connection away from the signature."""
+
+    def __call__(
+        self, function: Callable[Concatenate[Any, P], Awaitable[R]], /
+    ) -> TransactionStep[P, R]: ...

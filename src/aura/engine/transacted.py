@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from aura.codec import to_json
 from aura.engine.faults import message
+from aura.engine.lanes import scope
 from aura.engine.transaction import Transaction, current
 from aura.errors import (
     LeaseLost,
@@ -82,6 +83,7 @@ async def _once(
     execution: Execution, step: TransactionStep[..., Any], one: Try, body: Body, session: Session
 ) -> Any:
     transaction = Transaction(session, execution.pen)
+    lane = scope.set(None)  # what is begun here opens no lane: a replay would not
     try:
         outer = current.set(transaction)
         try:
@@ -98,6 +100,8 @@ async def _once(
     except BaseException:
         await transaction.abandon()
         raise
+    finally:
+        scope.reset(lane)
     return value
 
 

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
+from aura.engine.lanes import Lane, scope
 from aura.engine.pen import Pen
 from aura.errors import RegistrationError, TransactionError
 from aura.store.session import Row, Session, to_the_end
@@ -133,6 +134,16 @@ class Open:
         self._session = session
 
     async def __aenter__(self) -> Transaction:
+        if type(scope.get()) is Lane:
+            raise TransactionError(
+                "app.transaction() was called in a workflow, where a replay would run it again",
+                hint="Write a @step.transaction, and await it",
+            )
+        if current.get() is not None:
+            raise TransactionError(
+                "app.transaction() was called in a transaction",
+                hint="Use the connection that is open, and `async with tx.savepoint()`",
+            )
         self._transaction = Transaction(self._session)
         self._outer = current.set(self._transaction)
         return self._transaction
