@@ -62,6 +62,7 @@ from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
 from aura.store.postgres_queues import Placed, all_queues, count_runs, placed_row, put_queue
 from aura.store.postgres_session import Aid, PostgresSession
+from aura.store.postgres_solo import commit_alone
 from aura.store.queries import migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.session import Isolation, Session
@@ -121,14 +122,10 @@ class PostgresStore:
     async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
         if not ops:
             return []
-        if len(ops) == 1 and type(ops[0]) is Append:
-            return await self._append_one(ops[0])
-        kinds = _by_kind(ops)
         async with self._taken(self._writes) as connection:
-            if len(kinds[Append]) == len(ops):
-                outcomes = await _append(connection, kinds[Append])
-            else:
-                outcomes = await self._apply(connection, ops, kinds)
+            outcomes = await commit_alone(connection, ops, _new_run) if len(ops) <= 2 else None
+            if outcomes is None:
+                outcomes = await self._commit_together(connection, ops)
         self._tell(ops, outcomes)
         return outcomes
 
@@ -137,13 +134,11 @@ class PostgresStore:
         for topic in here:
             self._hear(topic)
 
-    async def _append_one(self, op: Append) -> _Outcomes:
-        """The one commit that a lone run waits for between two of its steps: a statement and not a
-        function, which is a tenth faster."""
-        async with self._taken(self._writes) as connection:
-            if await connection.execute(_SQL["append_one"], *op.entry, op.epoch) == "INSERT 0 1":
-                return [None]
-            return await _append(connection, [op])
+    async def _commit_together(self, connection: Connection, ops: Sequence[Op]) -> _Outcomes:
+        kinds = _by_kind(ops)
+        if len(kinds[Append]) == len(ops):
+            return await _append(connection, kinds[Append])
+        return await self._apply(connection, ops, kinds)
 
     async def _apply(self, connection: Connection, ops: Sequence[Op], kinds: _Kinds) -> _Outcomes:
         row = await connection.fetchrow(_SQL["commit"], self._sender, _SCHEMA, *_rows(kinds))
