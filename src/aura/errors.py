@@ -42,6 +42,8 @@ AuraError
 │   └── CompensationFailed a finished step could not be compensated
 ├── NonRetryable           raise it in a step: do not try again
 ├── NonDeterminism         replay took another path than the journal
+├── PoisonRun              a run that its workers die of
+├── NoSuchDeadLetter       it was requeued or dropped, or never was one
 ├── HistoryTooLong         the journal of a run is full (it is parked)
 ├── BundleError            runs that cannot be exported or imported like that
 │   ├── BundleDamaged      a bundle that breaks off, or was changed
@@ -52,6 +54,7 @@ AuraError
 │       └── TargetTimeout  ... because its time was over
 ├── RolloutError           an order that does not fit the rollout's state
 ├── ScheduleError          no such schedule, or an order that does not fit it
+├── SandboxError           the testing kit was used in a way that cannot work
 └── DemoFailed             the demo could not go on
 
 Control flow that user code must not swallow derives from BaseException:
@@ -269,6 +272,14 @@ class NonDeterminism(AuraError):
     """Replay took another path than the journal; the run is parked with both sides."""
 
 
+class PoisonRun(AuraError):
+    """Worker after worker died while it executed the run; the run is parked."""
+
+
+class NoSuchDeadLetter(AuraError):
+    """There is no dead letter of that name: it was requeued or dropped, or never was one."""
+
+
 class BundleError(AuraError):
     """Runs that cannot be exported or imported like that; the message says what is in the way."""
 
@@ -321,6 +332,10 @@ class RolloutError(AuraError):
 
 class ScheduleError(AuraError):
     """There is no such schedule, or an order does not fit it. Nothing was changed."""
+
+
+class SandboxError(AuraError):
+    """The testing kit (`aura.testing`) was used in a way that cannot work."""
 
 
 class DemoFailed(AuraError):

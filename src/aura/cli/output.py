@@ -38,12 +38,15 @@ STYLES = {
     "retrying": "yellow",
     "note": "yellow",
     "held": "yellow",
+    "active": "green",
+    "paused": "yellow",
     "parked": "bold yellow",
     "failed": "red",
     "trip": "bold red",
     "problem": "bold red",
     "rolled-back": "bold red",
     "cancelled": "dim",
+    "moved": "dim",
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -94,8 +94,9 @@ class Decoder:
             if "end" in found:
                 self._end(found["end"])
                 return
+            row = self._row(found)
             self._count(line)
-            yield self._row(found)
+            yield row
         raise _damaged(f"it breaks off after {self._read} lines")
 
     def _header(self) -> Header:
@@ -128,7 +129,7 @@ class Decoder:
         try:
             values = {name: _decoded(value) for name, value in row.items()}
             missing = set(TABLES[table].key) - values.keys()
-        except (ValueError, TypeError, binascii.Error) as error:
+        except (ValueError, TypeError, AttributeError, binascii.Error) as error:
             raise self._at(f"cannot be read ({error})") from error
         if missing:
             raise self._at(f"has no {', '.join(sorted(missing))}")

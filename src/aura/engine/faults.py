@@ -12,6 +12,7 @@ from aura.errors import (
     RunCancelled,
     RunError,
     RunFailed,
+    RunMoved,
     RunParked,
     StepFailed,
     StepTimeout,
@@ -109,6 +110,8 @@ def run_error(run: RunRecord) -> RunError:
     name = f"run {run.id} of {run.workflow} {run.version}"
     if run.state == "cancelled":
         return RunCancelled(f"{name} was cancelled", run_id=run.id)
+    if run.state == "moved":
+        return RunMoved(f"{name} goes on in another database", run_id=run.id)
     reason = f"{found.get('type', 'unknown error')}: {found.get('message', '')}"
     if run.state == "parked":
         hint = "Its journal is kept; look at it with: aura runs show " + run.id

@@ -168,12 +168,12 @@ def _cut(what: Fork, run: Row, journal: Sequence[Row]) -> int:
 
 def _heard(kept: Iterable[Row], signals: Iterable[Row], moment: float | None) -> int:
     """The number of the last signal that had come: that was received, or sent before that."""
-    taken = [
+    taken: list[int] = [
         int(plain(row["input"])["seq"])
         for row in kept
         if row["kind"] == "signal" and row["input"] is not None
     ]
-    sent = [row["seq"] for row in signals if moment is None or row["sent_at"] <= moment]
+    sent: list[int] = [row["seq"] for row in signals if moment is None or row["sent_at"] <= moment]
     return max([0, *taken, *sent])
 
 

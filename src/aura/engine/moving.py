@@ -24,11 +24,11 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 from aura.clock import Clock
 from aura.codec import plain, to_json
@@ -37,9 +37,12 @@ from aura.errors import BundleDamaged, BundleError, KeyMissing, RunNotFound, Run
 from aura.store.base import (
     TERMINAL,
     Announce,
+    Claimed,
+    Entry,
     PutDocument,
     RunFilter,
     RunRecord,
+    Signal,
     Store,
 )
 from aura.store.portable import (
@@ -57,7 +60,9 @@ from aura.store.portable import (
     size,
 )
 
-OURS = frozenset({"key", "move"})
+R = TypeVar("R")
+
+OURS = frozenset({"key", "move", "promotion"})
 """Kinds of documents that belong to a database and not to its app, and so stay with it."""
 
 _LOOK = 0.05  # seconds between looks at runs that are to be handed over
@@ -349,6 +354,7 @@ async def import_bundle(store: Store, path: Path, *, take_back: bool = False) ->
     with opened(path) as file:
         await _check(store, decoded(file), take_back)
         found = decoded(file)
+        mark = await require_empty(store, found.header)
         done = Imported()
         batch: list[Line] = []
         for part in by_run(found):
@@ -357,12 +363,44 @@ async def import_bundle(store: Store, path: Path, *, take_back: bool = False) ->
                 verdict = await store.adopt(run, part.rest, take_back=take_back)
                 done = _counted(done, verdict, run)
                 continue
+            if mark is None:
+                done = done._replace(kept=done.kept + 1)
+                continue
             batch.append((part[0], arriving_row(*part)))
             if len(batch) >= _AT_ONCE or sum(size(row) for _, row in batch) >= PAGE_BYTES:
                 done, batch = await _add(store, batch, done), []
         done = await _add(store, batch, done)
+    if mark is not None and found.header.app:
+        await store.commit([PutDocument("move", mark, _ARRIVED)])
     await store.commit([Announce("ready"), Announce("groups")])
     return done
+
+
+_ARRIVING, _ARRIVED = b'"arriving"', b'"arrived"'
+
+
+async def require_empty(store: Store, header: Header) -> str | None:
+    """The name of the document that says so; None when all of the app has arrived before.
+
+    Rows of an app that is in use already would get in the way of those that arrive: a topic's next
+    number, a group's cursor, a split. Raises BundleError.
+    """
+    if not header.app:
+        return ""
+    mark = f"arriving/{header.move or header.made_at}"
+    known = await store.document("move", mark)
+    if known is not None:
+        return None if known.body == _ARRIVED else mark
+    for table in OF_THE_APP:
+        async for row in _rows(store, Page(table)):
+            if table != "documents" or row["kind"] not in OURS:
+                raise BundleError(
+                    f"this database has {table} of its own, which do not go together with those "
+                    "of the bundle",
+                    hint="Nothing was imported. Import into an empty database, or export runs only",
+                )
+    await store.commit([PutDocument("move", mark, _ARRIVING)])
+    return mark
 
 
 def arriving(run: Row, header: Header) -> Row:
@@ -470,3 +508,36 @@ def _counted(done: Imported, verdict: str, run: Row) -> Imported:
 def _names(runs: list[str]) -> str:
     more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
     return ", ".join(sorted(runs)[:_SHOWN]) + more
+
+
+# -- to look at --------------------------------------------------------------------------------
+
+
+def histories(
+    path: Path, as_is: Callable[[str, Row], Row] = lambda _, row: row
+) -> Iterator[Claimed]:
+    """The runs of a bundle as a worker would claim them, to be replayed or looked at.
+
+    `as_is` may decrypt a row of a table. Raises BundleDamaged, BundleError.
+    """
+    with opened(path) as file:
+        for part in by_run(decoded(file)):
+            if isinstance(part, OfRun):
+                rows = [(table, as_is(table, row)) for table, row in part.rest]
+                yield _history(as_is("runs", part.run), rows)
+
+
+def _history(run: Row, rows: list[Line]) -> Claimed:
+    moved = Moved.of(run)
+    if moved is not None:
+        run = {**run, "state": moved.state, "wake_at": moved.wake_at}
+    record = _record_of(RunRecord, run)
+    journal = [_record_of(Entry, row) for table, row in rows if table == "journal"]
+    signals = [_record_of(Signal, row) for table, row in rows if table == "signals"]
+    return Claimed(record, [one for one in journal if one.seq > record.base], signals)
+
+
+def _record_of(kind: type[R], row: Row) -> R:
+    """A row as a record; columns that it has no field for are left out."""
+    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # a named tuple's
+    return kind(**{name: row[name] for name in fields if name in row})

@@ -134,7 +134,8 @@ class Rehearsal(Execution):
         scope.set(Lane(self))
         if self._cancel_due:
             self._watch_for_cancel()
-        self._ended = await self._ending()
+        ending = await self._ending()
+        self._ended = ending if isinstance(ending, Settle) else None
         scope.set(None)
         self._settling = True
 

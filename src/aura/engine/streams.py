@@ -41,6 +41,13 @@ class Streams:
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def behind(self) -> bool:
+        """Whether the journal has items of a lane that the code has not written again yet."""
+        return any(
+            count > self._written[key] for key, count in self._recorded.items() if "#" not in key
+        )
+
     def write(self, place: str, name: str, item: bytes) -> None:
         """Add an item (JSON text) to a stream; `place` is the lane that writes, or the step.
 

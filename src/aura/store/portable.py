@@ -46,6 +46,7 @@ TABLES: Mapping[str, Table] = {
         Table("queues", ("name",)),
         Table("documents", ("kind", "name"), None, ("body",)),
         Table("feeds", ("feed", "seq"), None, ("payload",)),
+        Table("queues", ("name",)),
         Table("topics", ("topic",)),
         Table("events", ("topic", "seq"), None, ("payload",)),
         Table("consumers", ("topic", "group_name")),

@@ -73,8 +73,9 @@ async def adopt(
         if verdict not in ("create", "return"):
             return verdict
         await _forget_all(connection, run["id"], verdict)
+        if not await _Pens(connection, "add_row").add("runs", run):
+            return "other"  # which does not let a second one begin (its dedup key)
         pens = _Pens(connection, "insert_row")
-        await pens.write("runs", run)
         for name, row in rest:
             await pens.write(name, row)
         await pens.flush()

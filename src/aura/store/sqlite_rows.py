@@ -82,7 +82,8 @@ def adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: boo
             for table in TABLES.values():
                 if table.run is not None:
                     _forget(db, table.name, table.run, run["id"])
-        _insert(db, "runs", run, "insert_row")
+        if not _insert(db, "runs", run, "add_row"):
+            return "other"  # which does not let a second one begin (its dedup key)
         for name, row in rest:
             _insert(db, name, row, "insert_row")
         db.execute(_SQL["count_signals"], (run["id"],))
