@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aura import Aura, Config, Run, Workflow
 from aura.app import open_store
-from aura.clock import SystemClock
+from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
 from aura.errors import LeaseLost, StoreUnavailable
 from aura.store.base import Append, Entry, Heartbeat, Op, RunRecord, Settle, StartRun, Store
@@ -36,11 +36,12 @@ class World:
     def __init__(self, database: str) -> None:
         self.database = database
         self.apps: list[Aura] = []
+        self.clock: Clock | None = None
 
     def app(self, *workflows: Workflow[..., Any], **settings: Any) -> Aura:
         """An unopened app that knows the workflows; settings are those of Config."""
         config = Config(database=self.database, **({"poll": 0.05, "grace": 1.0} | settings))
-        app = Aura("test", config=config)
+        app = Aura("test", config=config, clock=self.clock)
         for workflow in workflows:
             app.registry.add(workflow)
         return app

@@ -22,6 +22,7 @@ from aura.engine.execution import Execution
 from aura.engine.handle import UPDATE
 from aura.engine.lanes import Lane, scope
 from aura.engine.replay import BACK
+from aura.engine.storeclock import sleep_till
 from aura.errors import CodecError, ConfigError, RegistrationError, SignalTimeout
 from aura.store.base import Announce, Entry, Signal
 
@@ -163,6 +164,22 @@ def receive_update(
     return lane.execution.called("receive_update", wait)
 
 
+def receive_raw(
+    label: str, names: tuple[str, ...], timeout: float | None
+) -> Coroutine[Any, Any, Signal | None]:
+    """For workflows of Aura's own: the next signal with one of these names as they are stored, also
+    updates (`update/<name>`) and what the store sends; None when none came in that time."""
+    lane = _lane("a workflow")
+
+    async def wait(call: int) -> Signal | None:
+        try:
+            return await _receive(call, label, names, timeout)
+        except SignalTimeout:
+            return None
+
+    return lane.execution.called("receive", wait)
+
+
 def _answer(
     lane: Lane, label: str, seq: int, *, output: bytes | None = None, error: bytes | None = None
 ) -> None:
@@ -273,7 +290,7 @@ def _alarm(
     """Ends the wait at its time; a task of the engine, not a branch of the run."""
 
     async def ring() -> None:
-        await execution.clock.sleep(until - execution.clock.now())
+        await sleep_till(execution.clock, until)
         if not future.done():
             future.set_result(None)
 

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
@@ -44,6 +45,7 @@ from aura.engine.schedule import (
     wake_at,
 )
 from aura.engine.step import Step
+from aura.engine.succession import continue_as_new
 from aura.errors import CodecError, EpochConflict, RegistrationError, ScheduleError
 from aura.store.base import (
     CHILD_ENDED,
@@ -155,14 +157,17 @@ class Scheduler:
     async def _run(self, schedule: Schedule, book: Book, generation: int) -> str:
         leg, order = Leg(schedule, book), None
         ended: tuple[str, ...] = ()
-        while True:
+        for number in count(1):
             leg = await self._turn(leg, ended, generation)
             status = status_of(leg, generation)
             if order is not None:
                 order.answer(status.plain())
             if status.state == "deleted":
-                return "deleted"
+                break
+            if number >= self.turns:
+                continue_as_new(leg.schedule, leg.book, generation)
             leg, order, ended = await self._news(leg)
+        return "deleted"
 
     async def _turn(self, leg: Leg, ended: Sequence[str], generation: int) -> Leg:
         """Decide, and do what is decided."""

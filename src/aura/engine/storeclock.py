@@ -8,11 +8,15 @@ otherwise it moves to the middle of them.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
+
 from aura.clock import Clock
 from aura.store.base import Store
 
 _CLOSE = 1e-4  # seconds by which a sleep may end early
-_LOOK = 60.0  # seconds between looks at the clock
+_LONG = 5.0  # seconds of sleep after which it matters that the clock was set meanwhile
+_STEP = 0.5  # seconds by which it is set then
 
 
 class StoreClock:
@@ -22,6 +26,7 @@ class StoreClock:
         self._clock = clock
         self.offset = 0.0
         """Seconds by which the database is ahead of this machine."""
+        self._sleepers: set[asyncio.Task[None]] = set()
 
     def now(self) -> float:
         return self._clock.now() + self.offset
@@ -30,7 +35,18 @@ class StoreClock:
         return self._clock.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
+        """A long one ends early when the database's clock turns out to have been set."""
+        if seconds <= _LONG:
+            await self._clock.sleep(seconds)
+            return
+        make = asyncio.get_running_loop().create_task
+        task = contextvars.Context().run(make, self._clock.sleep(seconds))  # no branch of a run
+        self._sleepers.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._sleepers.discard(task)
+            task.cancel()
 
     def here(self) -> float:
         """The machine's own time, for `learn`."""
@@ -43,13 +59,17 @@ class StoreClock:
 
     def learn(self, asked: float, moment: float) -> None:
         """The database said `moment` to a question of ours that was sent at `asked`."""
-        self.offset = believed(self.offset, moment - self.here(), moment - asked)
+        before = self.offset
+        self.offset = believed(before, moment - self.here(), moment - asked)
+        if abs(self.offset - before) > _STEP:
+            for task in tuple(self._sleepers):
+                task.cancel()
 
 
 async def sleep_till(clock: Clock, at: float) -> None:
     """Return at that time (epoch seconds), also when the clock is set meanwhile."""
     while (left := at - clock.now()) > _CLOSE:
-        await clock.sleep(min(left, _LOOK))
+        await clock.sleep(left)
 
 
 def believed(offset: float, least: float, most: float) -> float:
