@@ -347,8 +347,9 @@ async def _started(
     own = found.parent == execution.id and not found.detached and found.state not in TERMINAL
     if own:
         execution.children.own.add(found.id)
-    said = {"id": found.id, "workflow": found.workflow, "version": found.version, "own": own}
-    await _answer(execution, call, kind, output=to_json(said))
+    said = {"id": found.id, "workflow": found.workflow, "version": found.version}
+    parent = execution.id if own else None  # a copy of this journal is not its parent
+    await _answer(execution, call, kind, output=to_json(said | {"parent": parent}))
     return found.id
 
 
@@ -377,7 +378,7 @@ async def _again(execution: Execution, entry: Entry) -> str:
     if entry.error is not None:
         raise _load_error(entry.error)
     said = plain(entry.output)
-    if said["own"]:
+    if said["parent"] == execution.id:
         execution.children.own.add(said["id"])
     return str(said["id"])
 

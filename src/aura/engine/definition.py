@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import semver
 
@@ -77,10 +77,10 @@ class Workflow(Generic[P, R]):
         self.signature = Signature(function, f"workflow {name}")
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         lane = scope.get()
         if type(lane) is not Lane:
-            return self.function(*args, **kwargs)
+            return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
         make = partial(children.call, self, args, kwargs)
         return lane.execution.called(self.name, make)
 

@@ -1,0 +1,784 @@
+"""Runs that runs start: awaited, started, detached, failing, cancelled, and over crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+import aura
+from aura import Aura, Config, Run, RunFailed, Workflow, step
+from aura.codec import plain
+from aura.errors import (
+    InvalidInput,
+    LeaseLost,
+    NonDeterminism,
+    ResultTimeout,
+    RunCancelled,
+    RunConflict,
+    RunNotFound,
+)
+from aura.store.base import CHILD_ENDED, Heartbeat, RunFilter, RunRecord, StartRun
+from tests.engine.kit import Ledger, World, declare, replayed, until
+
+
+@dataclass
+class Report:
+    title: str
+    pages: int
+
+
+@step
+async def double(value: int) -> int:
+    return 2 * value
+
+
+async def part(value: int) -> int:
+    return await double(value)
+
+
+part_workflow = declare(part)
+
+
+async def leaves_memory_soon(app: Aura) -> Aura:
+    """Runs that wait leave memory after some milliseconds."""
+    worker = app._worker
+    assert worker is not None
+    services = replace(worker._services, suspend_after=0.01, keep_in_memory=0.05, linger=0.01)
+    worker._services = services
+    return app
+
+
+async def children_of(app: Aura, run_id: str) -> list[RunRecord]:
+    return sorted(await app.runs(RunFilter(parent=run_id)), key=lambda one: one.id)
+
+
+async def state_is(run: Run[Any], state: str) -> None:
+    async def holds() -> bool:
+        try:
+            return await run.status() == state
+        except RunNotFound:
+            return False
+
+    await until(holds, timeout=20)
+
+
+async def has_children(app: Aura, run_id: str, count: int, state: str | None = None) -> None:
+    async def holds() -> bool:
+        found = await children_of(app, run_id)
+        return len([one for one in found if state in (None, one.state)]) == count
+
+    await until(holds, timeout=20)
+
+
+class Gate:
+    """A step that waits until the test lets it go on, in whatever app it runs."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.opened = asyncio.Event()
+        self.reached = asyncio.Event()
+        self.ledger = ledger
+
+        @step
+        async def hold(name: str) -> str:
+            self.ledger(name)
+            self.reached.set()
+            await self.opened.wait()
+            return name
+
+        self.hold = hold
+
+
+@pytest.fixture
+def gate(ledger: Ledger) -> Gate:
+    return Gate(ledger)
+
+
+# Calling a workflow.
+
+
+async def test_a_call_of_a_workflow_in_a_run_is_a_run_of_its_own(world: World) -> None:
+    async def whole(value: int) -> int:
+        return await part_workflow(value) + await part_workflow(value + 1)
+
+    app = await world.open()
+    run = await app.start(declare(whole), 1, id="w")
+    assert await run.result(timeout=20) == 6
+    first, second = await children_of(app, "w")
+    assert (first.id, second.id) == ("w/0/part#1", "w/0/part#2")
+    assert (first.state, first.parent, first.detached) == ("completed", "w", False)
+    kinds = [(one.key, one.kind) for one in await world.journal("w")]
+    assert kinds == [
+        ("0/part#1", "child"),
+        ("0/part#1/ended", "ended"),
+        ("0/part#2", "child"),
+        ("0/part#2/ended", "ended"),
+    ]
+    assert [one.key for one in await world.journal(first.id)] == ["0/double#1"]
+
+
+async def test_outside_a_run_and_in_a_step_it_is_the_plain_function(memory: World) -> None:
+    @step
+    async def inside() -> int:
+        return await part_workflow(4)
+
+    async def flow() -> int:
+        return await inside()
+
+    assert await part_workflow(3) == 6
+    app = await memory.open()
+    run = await app.start(declare(flow), id="f")
+    assert await run.result(timeout=20) == 8
+    assert await children_of(app, "f") == []
+
+
+async def test_arguments_and_results_are_typed(memory: World) -> None:
+    async def make(title: str, pages: int = 3) -> Report:
+        return Report(title, pages)
+
+    made = declare(make)
+
+    async def flow() -> list[Report]:
+        return [await made("a"), await made(title="b", pages=4)]
+
+    app = await memory.open()
+    run = await app.start(declare(flow))
+    assert await run.result(timeout=20) == [Report("a", 3), Report("b", 4)]
+
+
+async def test_wrong_arguments_start_nothing(memory: World) -> None:
+    async def flow() -> str:
+        try:
+            await part_workflow("many")  # type: ignore[arg-type]
+        except InvalidInput as error:
+            return str(error)
+        return "never"
+
+    app = await memory.open()
+    run = await app.start(declare(flow), id="f")
+    assert "argument 'value' of workflow part" in await run.result(timeout=20)
+    assert await children_of(app, "f") == []
+
+
+async def test_a_call_that_is_not_awaited_is_an_error(memory: World) -> None:
+    async def flow() -> None:
+        part_workflow(1)
+
+    app = await memory.open()
+    run = await app.start(declare(flow))
+    with pytest.raises(RunFailed, match="called part without awaiting it"):
+        await run.result(timeout=20)
+
+
+async def test_generations(world: World) -> None:
+    async def fall(depth: int) -> int:
+        return 1 if depth == 0 else 1 + await falling(depth - 1)
+
+    falling: Workflow[[int], int] = declare(fall)
+    app = await world.open()
+    run = await app.start(falling, 60, id="top")
+    assert await run.result(timeout=60) == 61
+    runs = await app.runs(RunFilter(limit=500))
+    assert len(runs) == 61
+    assert max(len(one.id) for one in runs) <= 500, "long ids are cut and hashed"
+
+
+async def test_children_of_branches_side_by_side(world: World) -> None:
+    async def whole(count: int) -> list[int]:
+        return list(await asyncio.gather(*(part_workflow(n) for n in range(count))))
+
+    workflow = declare(whole)
+    app = await world.open()
+    run = await app.start(workflow, 50, id="w")
+    assert await run.result(timeout=30) == [2 * n for n in range(50)]
+    assert len(await children_of(app, "w")) == 50
+    journal = await world.journal("w")
+    for cut in (0, 30, 75, len(journal)):
+        assert await replayed(app, workflow, journal[:cut], 50) == [2 * n for n in range(50)]
+
+
+async def test_a_changed_child_is_noticed(memory: World) -> None:
+    numbers = iter([1, 2])
+
+    async def whole() -> int:
+        return await part_workflow(next(numbers))
+
+    workflow = declare(whole)
+    app = await memory.open()
+    await (await app.start(workflow, id="w")).result(timeout=20)
+    journal = await app.store.journal("w")
+    with pytest.raises(aura.AuraError, match="NonDeterminism") as caught:
+        await replayed(app, workflow, journal)
+    assert NonDeterminism.__name__ in str(caught.value)
+
+
+# Failures.
+
+
+async def test_the_failure_of_a_child_is_an_error_with_its_id(world: World) -> None:
+    async def bad() -> None:
+        raise ValueError("no such page")
+
+    failing = declare(bad)
+
+    async def whole() -> list[str]:
+        try:
+            await failing()
+        except RunFailed as error:
+            return [error.run_id, error.type, str(error)]
+        return []
+
+    workflow = declare(whole)
+    app = await world.open()
+    run = await app.start(workflow, id="w")
+    said = await run.result(timeout=20)
+    assert said[:2] == ["w/0/bad#1", "ValueError"]
+    assert "run w/0/bad#1 of bad 1.0.0 failed: ValueError: no such page" in said[2]
+    again = await replayed(app, workflow, await world.journal("w"))
+    assert again == said, "the same error live and on replay"
+
+
+async def test_a_failure_that_nobody_catches_fails_the_parent(memory: World) -> None:
+    async def bad() -> None:
+        raise ValueError("deep below")
+
+    failing = declare(bad)
+
+    async def middle() -> None:
+        await failing()
+
+    between = declare(middle)
+
+    async def whole() -> None:
+        await between()
+
+    app = await memory.open()
+    run = await app.start(declare(whole), id="w")
+    with pytest.raises(RunFailed, match="ValueError: deep below") as caught:
+        await run.result(timeout=20)
+    assert (caught.value.run_id, caught.value.type) == ("w", "RunFailed")
+
+
+async def test_a_child_that_is_cancelled_by_somebody(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        try:
+            return await slowly()
+        except RunCancelled as error:
+            return error.run_id
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    await app.run("w/0/slow#1").cancel()
+    assert await run.result(timeout=20) == "w/0/slow#1"
+
+
+async def test_the_parent_of_a_parked_child_waits_until_it_is_mended(
+    world: World, ledger: Ledger
+) -> None:
+    broken = True
+
+    @step
+    async def book() -> str:
+        return "booked"
+
+    @step
+    async def unbook() -> None:
+        ledger("unbook")
+        if broken:
+            raise aura.NonRetryable("the other side is down")
+
+    @step
+    async def no_train() -> None:
+        raise aura.NonRetryable("no train")
+
+    async def trip() -> str:
+        try:
+            async with aura.saga() as saga:
+                await saga.step(book, compensate=unbook)
+                await no_train()
+        except aura.StepFailed:
+            return "taken back"
+
+    tripping = declare(trip)
+
+    async def whole() -> str:
+        return await tripping()
+
+    app = await leaves_memory_soon(await world.open())
+    run = await app.start(declare(whole), id="w")
+    await state_is(app.run("w/0/trip#1"), "parked")
+    await state_is(run, "waiting")
+    broken = False
+    await app.run("w/0/trip#1").requeue()
+    assert await run.result(timeout=20) == "taken back"
+
+
+# `app.start` in a run.
+
+
+async def test_starting_and_waiting_are_two_things(world: World, gate: Gate) -> None:
+    async def slow(name: str) -> str:
+        return await gate.hold(name)
+
+    slowly = declare(slow)
+
+    async def whole() -> list[str]:
+        app = world.apps[-1]
+        one = await app.start(slowly, "a")
+        two = await app.start("slow", "b", id="mine")
+        gate.ledger("both started")
+        return [one.id, two.id, await two.result(), await one.result(), await one.result()]
+
+    app = await world.open(slowly)
+    workflow = declare(whole)
+    run = await app.start(workflow, id="w")
+    await until(lambda: gate.ledger.count("both started") == 1, timeout=20)
+    gate.opened.set()
+    said = await run.result(timeout=20)
+    assert said == ["w/0/start:slow#1", "mine", "b", "a", "a"]
+    assert {one.parent for one in await children_of(app, "w")} == {"w"}
+    assert await replayed(app, workflow, await world.journal("w")) == said
+    assert len(await app.runs(RunFilter(workflow="slow"))) == 2, "a replay starts nothing"
+
+
+async def test_a_result_that_is_not_there_in_time(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        run = await world.apps[-1].start(slowly)
+        try:
+            await run.result(timeout=0.05)
+        except ResultTimeout:
+            gate.opened.set()
+        return "late " + await run.result(timeout=60)
+
+    workflow = declare(whole)
+    app = await world.open()
+    run = await app.start(workflow, id="w")
+    assert await run.result(timeout=20) == "late slow"
+    gate.opened.clear()  # the recorded time-out must be enough
+    assert await replayed(app, workflow, await world.journal("w")) == "late slow"
+
+
+async def test_an_id_that_is_taken_is_the_same_conflict_on_replay(world: World) -> None:
+    async def whole() -> str:
+        try:
+            await world.apps[-1].start(part_workflow, 2, id="taken")
+        except RunConflict as error:
+            return str(error)
+        return "never"
+
+    workflow = declare(whole)
+    app = await world.open()
+    await app.start(part_workflow, 1, id="taken")
+    run = await app.start(workflow, id="w")
+    said = await run.result(timeout=20)
+    assert "run taken exists with another input" in said
+    assert await replayed(app, workflow, await world.journal("w")) == said
+
+
+async def test_waiting_for_a_run_that_is_nobodys_child(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    async def watch(run_id: str) -> Any:
+        return await world.apps[-1].run(run_id).result()
+
+    slowly, watching = declare(slow), declare(watch)
+    app = await world.open(slowly, watching)
+    client = await world.open(worker=False)
+    world.apps.reverse()  # the workflow asks the app with the worker
+    await app.start(slowly, id="s")
+    inside = await app.start(watching, "s", id="w")
+    missing = await app.start(watching, "nobody", id="m")
+    with pytest.raises(RunFailed, match="there is no run nobody") as caught:
+        await missing.result(timeout=20)
+    assert caught.value.type == RunNotFound.__name__
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    gate.opened.set()
+    assert await inside.result(timeout=20) == "slow"
+    assert await client.run("s").result(timeout=20) == "slow"
+
+
+# Memory and crashes.
+
+
+async def test_a_parent_that_is_not_in_memory_is_woken_by_its_child(
+    world: World, gate: Gate
+) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        return await slowly()
+
+    app = await leaves_memory_soon(await world.open())
+    run = await app.start(declare(whole), id="w")
+    await state_is(run, "waiting")
+    worker = app._worker
+    assert worker is not None
+    assert (await world.record("w")).wake_at is None
+    await until(lambda: "w" not in worker._executions)
+    gate.opened.set()
+    assert await run.result(timeout=20) == "slow"
+    async with world.store() as store:
+        told = [one.id for one in await store.signals([("w", 0)])]
+    assert told == [f"{CHILD_ENDED}:w/0/slow#1"]
+
+
+async def test_the_worker_of_the_parent_dies_between_start_and_end_of_the_child(
+    world: World, gate: Gate
+) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        gate.ledger("whole")
+        return "got " + await slowly()
+
+    workflow = declare(whole)
+    app = await world.open(workflow)  # it does not know the child's workflow
+    app.registry.add(slowly)
+    run = await app.start(workflow, id="w")
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    await run.status()
+    await world.crash(app)
+    gate.opened.set()
+    app = await world.open(workflow, slowly)
+    assert await app.run("w").result(timeout=20) == "got slow"
+    assert gate.ledger.count("whole") == 2
+    assert len(await children_of(app, "w")) == 1
+
+
+async def test_the_child_ends_elsewhere_while_its_parent_is_in_memory(
+    world: World, gate: Gate
+) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        run = await parents.start(slowly, id="c")
+        return "got " + await run.result()
+
+    parents = await world.open(capacity=1)  # has no room for the child
+    workflow = declare(whole)
+    run = await parents.start(workflow, id="w")
+    await has_children(parents, "w", 1)
+    assert (await world.record("c")).state == "pending"
+    children = await world.open(slowly)
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    await world.crash(children)
+    gate.reached.clear()
+    await world.open(slowly)
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    gate.opened.set()
+    assert await run.result(timeout=20) == "got slow"
+    assert gate.ledger.count("slow") == 2, "the child's worker was killed, and it began again"
+    assert (await world.record("w")).recoveries == 0
+
+
+async def test_a_stale_worker_starts_no_children(world: World, gate: Gate) -> None:
+    """Its parent was taken by another worker; the next call is refused with the lease."""
+
+    async def whole() -> str:
+        await gate.hold("first")
+        return str(await part_workflow(1))
+
+    workflow = declare(whole)
+    stale = await world.open(workflow, part_workflow)
+    await stale.start(workflow, id="w")
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    worker = stale._worker
+    assert worker is not None
+    execution = worker._executions["w"]
+    gate.reached.clear()
+    async with world.store() as store:
+        await store.commit([Heartbeat(worker.id, 0.0)])
+    fresh = await world.open(workflow, part_workflow)
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    op = StartRun("w/0/part#1", "part", "1.0.0", b"{}", "", "o", parent="w", parent_epoch=1)
+    with pytest.raises(LeaseLost):
+        await execution.children.family.start(op)
+    assert await children_of(fresh, "w") == []
+    gate.opened.set()
+    assert await fresh.run("w").result(timeout=20) == "2"
+    assert [one.id for one in await children_of(fresh, "w")] == ["w/0/part#1"]
+
+
+async def test_encrypted_children(world: World) -> None:
+    pytest.importorskip("cryptography")
+    keys = ("k1:" + "A" * 43 + "=",)
+
+    async def whole(value: int) -> int:
+        return await part_workflow(value)
+
+    app = await world.open(encryption_keys=keys)
+    run = await app.start(declare(whole), 21, id="w")
+    assert await run.result(timeout=20) == 42
+    entries = await world.journal("w")  # as they are stored
+    assert all(one.output is None or one.output[:1] == b"\x02" for one in entries)
+
+
+# Ends and cancellation.
+
+
+async def test_cancelling_a_parent_cancels_its_children_and_theirs(
+    world: World, gate: Gate
+) -> None:
+    async def slow() -> str:
+        try:
+            return await gate.hold("slow")
+        finally:
+            gate.ledger("cleaned")
+
+    slowly = declare(slow)
+
+    async def middle() -> str:
+        return await slowly()
+
+    between = declare(middle)
+
+    async def whole() -> str:
+        return await between()
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    for _ in range(3):
+        await run.cancel()
+    with pytest.raises(RunCancelled):
+        await run.result(timeout=20)
+    for child in ("w/0/middle#1", "w/0/middle#1/0/slow#1"):
+        with pytest.raises(RunCancelled):
+            await app.run(child).result(timeout=20)
+    assert gate.ledger.ran == ["slow", "cleaned"]
+
+
+async def test_a_parent_that_ends_cancels_what_it_does_not_wait_for(
+    world: World, gate: Gate
+) -> None:
+    async def slow(name: str) -> str:
+        return await gate.hold(name)
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        app = world.apps[-1]
+        await app.start(slowly, "left behind", id="left")
+        await app.start(slowly, "on its own", id="free", detached=True)
+        return "done"
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    assert await run.result(timeout=20) == "done"
+    with pytest.raises(RunCancelled):
+        await app.run("left").result(timeout=20)
+    assert await app.run("free").status() == "running"
+    gate.opened.set()
+    assert await app.run("free").result(timeout=20) == "on its own"
+    assert (await world.record("free")).parent == "w"
+
+
+async def test_a_detached_child_can_be_awaited(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        run = await world.apps[-1].start(slowly, detached=True)
+        gate.opened.set()
+        return await run.result()
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    assert await run.result(timeout=20) == "slow"
+    async with world.store() as store:
+        assert await store.signals([("w", 0)]) == []
+
+
+async def test_a_branch_that_is_cancelled_stops_its_child(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        task = asyncio.create_task(slowly())
+        await until(gate.reached.is_set, timeout=20)
+        task.cancel()
+        await asyncio.wait([task])
+        run = world.apps[-1].run("w/0.1/slow#1")
+        try:
+            await run.result()
+        except RunCancelled as error:
+            return f"{error.run_id} was cancelled"
+        return "never"
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    assert await run.result(timeout=30) == "w/0.1/slow#1 was cancelled"
+
+
+async def test_whoever_waits_for_a_result_may_stop_waiting(world: World, gate: Gate) -> None:
+    """Cancelling the wait of a handle leaves the run alone."""
+
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        run = await world.apps[-1].start(slowly)
+        task = asyncio.create_task(run.result())
+        await until(gate.reached.is_set, timeout=20)
+        task.cancel()
+        await asyncio.wait([task])
+        gate.opened.set()
+        return await run.result()
+
+    app = await world.open()
+    run = await app.start(declare(whole), id="w")
+    assert await run.result(timeout=20) == "slow"
+
+
+async def test_a_crash_or_a_shutdown_cancels_no_children(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    async def whole() -> str:
+        return await slowly()
+
+    workflow = declare(whole)
+    app = await world.open(workflow, slowly, grace=0.0)
+    await app.start(workflow, id="w")
+    await asyncio.wait_for(gate.reached.wait(), 20)
+    world.apps.remove(app)
+    await app.close()
+    assert not (await world.record("w/0/slow#1")).cancel_requested
+    app = await world.open(workflow, slowly)
+    gate.opened.set()
+    assert await app.run("w").result(timeout=20) == "slow"
+
+
+async def test_cancel_while_the_parent_is_not_in_memory(world: World, gate: Gate) -> None:
+    async def slow() -> str:
+        return await gate.hold("slow")
+
+    slowly = declare(slow)
+
+    @step
+    async def clean() -> None:
+        gate.ledger("clean")
+
+    async def whole() -> str:
+        try:
+            return await slowly()
+        finally:
+            await clean()
+
+    app = await leaves_memory_soon(await world.open())
+    run = await app.start(declare(whole), id="w")
+    await state_is(run, "waiting")
+    await run.cancel()
+    with pytest.raises(RunCancelled):
+        await run.result(timeout=20)
+    with pytest.raises(RunCancelled):
+        await app.run("w/0/slow#1").result(timeout=20)
+    assert gate.ledger.ran == ["slow", "clean"]
+
+
+async def test_children_that_never_began_are_cancelled_at_once(world: World) -> None:
+    """Nobody runs their workflow; cancelling does not wait for anybody."""
+
+    async def whole() -> list[int]:
+        return list(await aura.map(part_workflow, range(20)))
+
+    workflow = declare(whole)
+    app = await world.open(workflow, capacity=1)
+    run = await app.start(workflow, id="w")
+    await has_children(app, "w", 20, "pending")
+    await asyncio.gather(*(run.cancel() for _ in range(5)))
+    with pytest.raises(RunCancelled):
+        await run.result(timeout=20)
+    await has_children(app, "w", 20, "cancelled")
+
+
+async def test_many_children_find_room_though_their_parents_fill_the_worker(
+    world: World,
+) -> None:
+    async def whole(value: int) -> int:
+        return await part_workflow(value)
+
+    workflow = declare(whole)
+    app = await leaves_memory_soon(await world.open(workflow, part_workflow, capacity=3))
+    runs = [await app.start(workflow, n) for n in range(9)]
+    assert [await run.result(timeout=60) for run in runs] == [2 * n for n in range(9)]
+
+
+async def test_a_thousand_children_are_joined(memory: World) -> None:
+    async def bare(value: int) -> int:
+        return value
+
+    child = declare(bare)
+
+    async def whole(count: int) -> int:
+        return sum(await asyncio.gather(*(child(n) for n in range(count))))
+
+    app = await memory.open(capacity=2_000)
+    run = await app.start(declare(whole), 1_000)
+    assert await run.result(timeout=60) == 499_500
+
+
+async def test_ids_of_children_say_where_they_were_started(memory: World) -> None:
+    async def branch() -> int:
+        return await part_workflow(1)
+
+    async def whole() -> int:
+        return sum(await asyncio.gather(branch(), branch()))
+
+    app = await memory.open()
+    run = await app.start(declare(whole), id="w")
+    await run.result(timeout=20)
+    ids = [one.id for one in await children_of(app, "w")]
+    assert ids == ["w/0.1/part#1", "w/0.2/part#1"]
+    entries = {one.key: one for one in await app.store.journal("w")}
+    said = plain(entries["0.1/part#1"].output)
+    assert said == {"id": ids[0], "workflow": "part", "version": "1.0.0", "parent": "w"}
+    assert all(re.fullmatch(r"w/0\.\d/part#1", one) for one in ids)
+
+
+async def test_an_app_of_another_database_starts_no_children(world: World) -> None:
+    other = Aura("other", config=Config(database=":memory:"))
+
+    async def whole() -> str:
+        run = await other.start(part_workflow, 1)
+        await run.result(timeout=20)
+        return run.id
+
+    async with other:
+        app = await world.open()
+        run = await app.start(declare(whole), id="w")
+        there = await run.result(timeout=20)
+        assert (await other.run(there).record()).parent is None
+    assert await children_of(app, "w") == []
