@@ -14,7 +14,7 @@ from tests.cli.conftest import Aura
 
 Path = tuple[str, ...]
 
-GROUPS: set[Path] = {("runs",), ("rollout",)}
+GROUPS: set[Path] = {("runs",), ("rollout",), ("queues",)}
 
 
 def commands(node: Any = None, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -30,6 +30,7 @@ LEAVES = [path for path in ALL if path not in GROUPS]
 
 def test_the_commands_are_these() -> None:
     wanted: set[Path] = {("serve",), ("worker",), ("run",), ("doctor",), ("gc",)}
+    wanted |= {("queues", name) for name in ("list", "show")}
     wanted |= {("runs", name) for name in ("list", "show", "cancel")}
     wanted |= {
         ("rollout", name) for name in ("start", "status", "advance", "hold", "resume", "rollback")

@@ -66,7 +66,7 @@ async def test_status_shows_runs_workers_and_rollouts(
 ) -> None:
     await (await serving.app.start("research", "text")).result()
     found = (await http.get("/api/v1/status")).json()
-    assert found.keys() == {"app", "database", "runs", "runs_at_least", "workers", "rollouts"}
+    assert found.keys() == {"app", "database", "runs", "workers", "rollouts"}
     assert found["runs"]["completed"] == 1
     assert found["database"]["kind"] == "sqlite"
     (worker,) = found["workers"]

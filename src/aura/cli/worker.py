@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -14,6 +15,7 @@ from aura.cli import process
 from aura.cli.loading import load_app, opened
 from aura.cli.options import AppDatabase, Json
 from aura.cli.output import print_json_line, redact
+from aura.engine.queues import offer, read_resources
 from aura.errors import ConfigError
 
 log = logging.getLogger("aura.cli")
@@ -25,6 +27,16 @@ def worker(
         typer.Argument(metavar="MODULE:APP...", help="One or more apps.", show_default=False),
     ],
     database: AppDatabase = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A tag that queues may require.", show_default=False),
+    ] = None,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=AMOUNT", help="What its runs may use in all.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Execute runs of one or more apps until SIGTERM or Ctrl-C.
@@ -38,11 +50,24 @@ def worker(
       aura worker research:app
       aura worker research:app billing:app
       aura worker research:app --database postgresql://aura@db/aura
+      aura worker research:app --tag gpu --resource gpu=2
     """
     apps = [load_app(target, database) for target in dict.fromkeys(targets)]
+    _offer(apps, tag or [], resource or [])
     _require_one_database(apps)
     process.log_to_stderr()
     process.run(_work(apps, as_json))
+
+
+def _offer(apps: list[Aura], tags: list[str], resources: list[str]) -> None:
+    """Give the apps' workers these, in place of what their settings say."""
+    found = read_resources(resources)
+    offer(tags, found)  # refuses what is none
+    for app in apps:
+        if tags:
+            app.config = replace(app.config, tags=frozenset(tags))
+        if found:
+            app.config = replace(app.config, resources=found)
 
 
 async def _work(apps: list[Aura], as_json: bool) -> None:

@@ -119,6 +119,8 @@ class WorkerView:
     workflows: tuple[str, ...]
     started_at: datetime
     lease_until: datetime
+    tags: tuple[str, ...]
+    resources: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,8 @@ def worker_view(worker: Worker, now: float) -> WorkerView:
         workflows=tuple(map(str, told.get("workflows", ()))),
         started_at=time_of(worker.started_at),
         lease_until=time_of(worker.lease_until),
+        tags=tuple(map(str, told.get("tags", ()))),
+        resources=dict(told.get("resources", {})),
     )
 
 
