@@ -22,6 +22,7 @@ from aura.cli import output, process
 from aura.cli.doctor import doctor
 from aura.cli.gc import gc
 from aura.cli.options import Json
+from aura.cli.queues import queues
 from aura.cli.rollout import rollout
 from aura.cli.run import run
 from aura.cli.runs import runs
@@ -41,6 +42,7 @@ cli.command()(serve)
 cli.command()(worker)
 cli.command()(run)
 cli.add_typer(runs, name="runs")
+cli.add_typer(queues, name="queues")
 cli.add_typer(rollout, name="rollout")
 cli.command()(doctor)
 cli.command()(gc)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import inspect
 import json
@@ -23,14 +22,11 @@ from aura.server.views import (
     run_view,
     worker_view,
 )
-from aura.store.base import RunFilter, RunState, Store
+from aura.store.base import RunFilter, RunState
 
 STATES: tuple[RunState, ...] = get_args(RunState)
 MOST_RUNS = 500
 """A page of a list is not longer than this."""
-
-COUNT_TO = 1_000
-"""Runs in a state are counted up to this."""
 
 RESERVED = frozenset({"self", "workflow", "id", "version", "queue"})
 """Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
@@ -39,12 +35,11 @@ position, so that data from outside can never stand for them."""
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """The whole at a glance. States in `runs_at_least` have that many runs or more."""
+    """The whole at a glance; `runs` counts them by state."""
 
     app: str
     database: DatabaseView
     runs: dict[str, int]
-    runs_at_least: tuple[str, ...]
     workers: tuple[WorkerView, ...]
     rollouts: tuple[dict[str, Any], ...]
 
@@ -52,13 +47,11 @@ class Overview:
 async def overview(app: Aura) -> Overview:
     """Runs by state, workers with a live lease, and rollouts. Raises StoreUnavailable."""
     info = await app.store.info()
-    found = await asyncio.gather(*(_count(app.store, state) for state in STATES))
-    counts = dict(zip(STATES, found, strict=True))
+    counts = await app.store.count_runs(("state",))
     return Overview(
         app=app.name,
         database=database_view(info),
-        runs={state: min(count, COUNT_TO) for state, count in counts.items()},
-        runs_at_least=tuple(state for state, count in counts.items() if count > COUNT_TO),
+        runs={state: counts.get((state,), 0) for state in STATES},
         workers=await live_workers(app),
         rollouts=tuple(status.plain() for status in await app.rollouts.all()),
     )
@@ -179,7 +172,3 @@ def _leading(function: Any, named: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _no_run(run_id: str) -> RunNotFound:
     shown = run_id[:200].encode("utf-8", "replace").decode()
     return RunNotFound(f"there is no run {shown}", hint="List runs with: aura runs list")
-
-
-async def _count(store: Store, state: RunState) -> int:
-    return len(await store.runs(RunFilter(state=state, limit=COUNT_TO + 1)))
