@@ -31,7 +31,7 @@ def sweep(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
 
 def sweepable(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
     """How much there is to delete."""
-    values = {"before": now - what.age, "dead": now - what.dead}
+    values = {"before": now - what.age, "dead": now - what.dead, "now": now}
     found = Swept(*db.execute(_SQL["sweepable"], values).fetchone())
     items = (
         db.execute(_SQL["sweepable_items"], {**values, "feed": feed}).fetchone()[0]
@@ -43,7 +43,7 @@ def sweepable(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
 def _runs(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
     """A run goes after its journal and its signals."""
     runs = entries = signals = 0
-    old = {"before": now - what.age, "limit": what.limit}
+    old = {"before": now - what.age, "limit": what.limit, "now": now}
     for (run_id,) in db.execute(_SQL["ended_runs"], old).fetchall():
         room = what.limit - runs - entries - signals
         gone = _delete(db, "sweep_journal", {"run": run_id, "room": room})

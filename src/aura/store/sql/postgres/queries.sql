@@ -406,6 +406,8 @@ WITH old AS MATERIALIZED (
     SELECT r.id FROM aura.runs AS r
     WHERE r.finished_at IS NOT NULL AND r.state IN ('completed', 'failed', 'cancelled')
       AND r.finished_at < aura.moment() - $1 AND aura.is_free(r.parent, r.detached)
+      AND NOT EXISTS (SELECT FROM aura.queues AS q
+                      WHERE q.name = r.queue AND r.started_at > aura.moment() - q.per)
 )
 SELECT (SELECT count(*) FROM old),
        (SELECT count(*) FROM old JOIN aura.journal AS j ON j.run_id = old.id),

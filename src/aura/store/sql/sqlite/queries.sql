@@ -417,8 +417,11 @@ SELECT min(wake_at) FROM runs
 WHERE state = 'waiting' AND (workflow, version) IN (VALUES :versions)
 
 -- :name: ended_runs
+-- None that the rate of a queue still counts.
 SELECT id FROM runs
 WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < :before
+  AND NOT EXISTS (SELECT 1 FROM queues
+                  WHERE queues.name = runs.queue AND runs.started_at > :now - queues.per)
   AND (parent IS NULL OR detached OR NOT EXISTS (
       SELECT 1 FROM runs AS parent WHERE parent.id = runs.parent
       AND parent.state IN ('pending', 'running', 'waiting', 'parked')))
@@ -486,6 +489,8 @@ DELETE FROM workers WHERE id IN (
 WITH old AS (
     SELECT id FROM runs
     WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at < :before
+      AND NOT EXISTS (SELECT 1 FROM queues
+                      WHERE queues.name = runs.queue AND runs.started_at > :now - queues.per)
       AND (parent IS NULL OR detached OR NOT EXISTS (
           SELECT 1 FROM runs AS parent WHERE parent.id = runs.parent
           AND parent.state IN ('pending', 'running', 'waiting', 'parked')))

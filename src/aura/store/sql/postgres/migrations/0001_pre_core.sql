@@ -882,6 +882,8 @@ BEGIN
         SELECT r.id FROM aura.runs AS r
         WHERE r.finished_at IS NOT NULL AND r.state IN ('completed', 'failed', 'cancelled')
           AND r.finished_at < moment - age AND aura.is_free(r.parent, r.detached)
+          AND NOT EXISTS (SELECT FROM aura.queues AS q  -- whose rate still counts it
+                          WHERE q.name = r.queue AND r.started_at > moment - q.per)
         ORDER BY r.finished_at LIMIT most FOR UPDATE SKIP LOCKED
     LOOP
         DELETE FROM aura.journal AS j WHERE j.run_id = one.id AND j.seq = ANY (ARRAY(
