@@ -18,6 +18,7 @@ from aura.store.base import (
     Started,
     StartRun,
     Store,
+    Sweep,
 )
 from aura.store.queues import Offer, Placement, QueueLimits
 from tests.store.kit import (
@@ -238,6 +239,19 @@ async def test_a_rate_lets_runs_begin_again_when_the_window_has_moved_on(store: 
     assert a.started_at
     assert b.started_at
     assert b.started_at - a.started_at >= 0.3
+
+
+async def test_runs_that_a_rate_counts_are_not_swept(store: Store) -> None:
+    await define(store, rate=1, per=3600.0)
+    await place(store, queued("a"), queued("b"), queued("other", "p"))
+    assert sorted(await claimed_ids(store)) == ["a", "other"]
+    await store.commit([settle("a"), settle("other")])
+    assert (await store.sweepable(Sweep(-60.0))).runs == 1
+    assert (await store.sweep(Sweep(-60.0))).runs == 1
+    assert await store.run("other") is None
+    assert await claimed_ids(store) == []
+    await define(store)
+    assert (await store.sweep(Sweep(-60.0))).runs == 1
 
 
 # Tags and resources.

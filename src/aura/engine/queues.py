@@ -175,10 +175,6 @@ class Queues:
                 f"{', '.join(sorted(self._known)) or 'none'}",
             )
 
-    def windows(self) -> dict[str, float]:
-        """The time over which the rates of declared queues are counted, in seconds."""
-        return {name: one.limits.per for name, one in self._declared.items() if one.limits.rate}
-
 
 def checked_tags(tags: Iterable[str]) -> frozenset[str]:
     """Raises RegistrationError."""
