@@ -607,7 +607,7 @@ async def test_sleep_until_what_has_passed(memory: World) -> None:
 @pytest.mark.parametrize("moment", [datetime(2030, 1, 1), 5, None])  # noqa: DTZ001
 def test_sleep_until_what_is_no_moment(moment: Any) -> None:
     with pytest.raises(InvalidInput, match="knows its zone"):
-        aura.sleep_until(moment)
+        _ = aura.sleep_until(moment)
 
 
 async def test_sleep_until_outside_a_run() -> None:

@@ -46,7 +46,7 @@ from aura.engine.schedule import (
 )
 from aura.engine.step import Step
 from aura.engine.succession import continue_as_new
-from aura.errors import CodecError, EpochConflict, RegistrationError, ScheduleError
+from aura.errors import CodecError, EpochConflict, ScheduleError
 from aura.store.base import (
     CHILD_ENDED,
     TERMINAL,
@@ -137,6 +137,9 @@ class Scheduler:
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._run)
         self._start: Step[..., Any] = Step(self._start_ticks, name="start", retry=_RETRY)
         self._end: Step[..., Any] = Step(self._end_runs, name="end", retry=_RETRY)
+        self._look: Step[..., Any] = Step(
+            self._which_ended, name="look", retry=_RETRY, idempotent=True
+        )
         self._show: Step[..., Any] = Step(self._publish, name="show", retry=_RETRY, idempotent=True)
 
     def attach(
@@ -155,23 +158,48 @@ class Scheduler:
         self._submit = submit
 
     async def _run(self, schedule: Schedule, book: Book, generation: int) -> str:
-        leg, order = Leg(schedule, book), None
-        ended: tuple[str, ...] = ()
+        leg = await self._turn(Leg(schedule, book), (), generation)
         for number in count(1):
-            leg = await self._turn(leg, ended, generation)
-            status = status_of(leg, generation)
-            if order is not None:
-                order.answer(status.plain())
-            if status.state == "deleted":
+            if leg.book.deleted and not leg.book.running:
                 break
             if number >= self.turns:
                 continue_as_new(leg.schedule, leg.book, generation)
-            leg, order, ended = await self._news(leg)
+            signal = await self._news(leg)
+            if signal is None:
+                leg = await self._turn(leg, (), generation)
+            elif signal.name == _ORDER:
+                leg = await self._obey(leg, signal, generation)
+            elif (ended := signal.id.partition(":")[2]) in leg.book.running:
+                leg = await self._turn(leg, (ended,), generation)
         return "deleted"
+
+    async def _news(self, leg: Leg) -> Signal | None:
+        """Wait for an order, the end of a run, or (None) the next tick."""
+        at = wake_at(leg.schedule, leg.book)
+        wait = None if at == math.inf else max(_LEAST, at - now().timestamp())
+        return await receive_raw("news", (_ORDER, CHILD_ENDED), wait)
+
+    async def _obey(self, leg: Leg, signal: Signal, generation: int) -> Leg:
+        """Carry out an order and answer it; what was due before it comes first."""
+        moment = now().timestamp()
+        if wake_at(leg.schedule, leg.book) <= moment:
+            leg = await self._turn(leg, (), generation)
+        update: Update[Any] = Update(ORDER, None, signal.seq)
+        try:
+            order = cast("Order", ORDERS.accept(unpack(signal.payload)))
+            leg = Leg(*obey(leg.schedule, leg.book, order, moment))
+        except (ScheduleError, CodecError) as error:
+            update.reject(str(error))
+            return leg
+        leg = await self._turn(leg, (), generation)
+        update.answer(status_of(leg, generation).plain())
+        return leg
 
     async def _turn(self, leg: Leg, ended: Sequence[str], generation: int) -> Leg:
         """Decide, and do what is decided."""
         moment = now().timestamp()
+        if leg.book.running and not ended:
+            ended = await self._look(leg.book.running)  # their signals may be on their way
         turn = decide(leg.schedule, leg.book, moment, ended)
         book = turn.book
         if turn.cancels:
@@ -182,26 +210,6 @@ class Scheduler:
         leg = leg._replace(book=book)
         await self._show(leg.schedule, leg.book, generation)
         return leg
-
-    async def _news(self, leg: Leg) -> tuple[Leg, Update[Any] | None, tuple[str, ...]]:
-        """Wait for the next tick, order or end of a run. Orders that make no sense are refused."""
-        while True:
-            moment = now().timestamp()
-            at = wake_at(leg.schedule, leg.book)
-            wait = None if at == math.inf else max(_LEAST, at - moment)
-            signal = await receive_raw("news", (_ORDER, CHILD_ENDED), wait)
-            if signal is None:
-                return leg, None, ()
-            if signal.name == CHILD_ENDED:
-                return leg, None, (signal.id.partition(":")[2],)
-            update: Update[Any] = Update(ORDER, None, signal.seq)
-            try:
-                order = _order_of(signal)
-                leg = Leg(*obey(leg.schedule, leg.book, order, now().timestamp()))
-            except (ScheduleError, CodecError, RegistrationError) as error:
-                update.reject(str(error))
-            else:
-                return leg, update, ()
 
     # The steps.
 
@@ -219,6 +227,11 @@ class Scheduler:
 
     async def _end_runs(self, runs: tuple[str, ...]) -> None:
         await asyncio.gather(*(self._writer.submit(RequestCancel(run)) for run in runs))
+
+    async def _which_ended(self, runs: tuple[str, ...]) -> tuple[str, ...]:
+        found = await self._store.runs_by_id(runs)
+        going_on = {run.id for run in found if run.state not in TERMINAL}
+        return tuple(run for run in runs if run not in going_on)
 
     async def _publish(self, schedule: Schedule, book: Book, generation: int) -> None:
         """Replace the status, unless it is one of a later turn already."""
@@ -268,10 +281,6 @@ def _became(op: StartRun, started: Started, moment: float) -> Begun:
         return Begun(op.id, tracked=going_on)
     what = "it has run" if found.workflow == op.workflow else "its id is another workflow's"
     return Begun(op.id, tracked=False, reason=f"{what} ({found.workflow}, {found.state})")
-
-
-def _order_of(signal: Signal) -> Order:
-    return cast("Order", ORDERS.accept(unpack(signal.payload)))
 
 
 def run_of(name: str, generation: int) -> str:
