@@ -67,7 +67,8 @@ async def attempt_until_done(
             failure = error  # of something else, inside the step
         else:
             await execution.answer(
-                call, "step", output, attempt=number, started=one.started, events=tuple(one.outbox)
+                call, "step", output, attempt=number, started=one.started,
+                events=tuple(one.outbox), later=step.idempotent,
             )  # fmt: skip
             return value
         if not step.retry.again(number, failure):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aura.clock import Clock
 from aura.codec import Limits
+from aura.engine.durability import Durability
 from aura.engine.history import HistoryLimits
 from aura.engine.middleware import Middleware
 from aura.errors import TransactionError
@@ -45,6 +46,7 @@ class Services:
     session: Callable[[Isolation | None], Session] = _no_session
     family: Family | None = None
     history: HistoryLimits = field(default_factory=HistoryLimits)
+    durability: Durability = "sync"
 
 
 class Call(NamedTuple):

@@ -6,12 +6,13 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import semver
 
 from aura.codec import Signature
 from aura.engine import children
+from aura.engine.durability import Durability, check_durability
 from aura.engine.lanes import Lane, scope
 from aura.errors import DuplicateVersion, RegistrationError, UnknownWorkflow
 
@@ -45,7 +46,8 @@ class Workflow(Generic[P, R]):
     outside a run, or inside a step, it is the plain function.
 
     Its runs wait in `queue`, unless their start names another one; workers without all tags of
-    `requires` do not take them.
+    `requires` do not take them. `durability` says when journal entries are written on which nothing
+    outside depends: "sync" at once, "adaptive" in batches, None as the app's settings say.
     """
 
     def __init__(
@@ -56,8 +58,11 @@ class Workflow(Generic[P, R]):
         *,
         queue: str | None = None,
         requires: frozenset[str] = frozenset(),
+        durability: Durability | None = None,
     ) -> None:
         check_name(name, "a workflow")
+        if durability is not None:
+            check_durability(durability)
         if not inspect.iscoroutinefunction(function):
             raise RegistrationError(
                 f"workflow {name} is not an async function", hint="Write `async def`"
@@ -74,13 +79,14 @@ class Workflow(Generic[P, R]):
         self.function = function
         self.queue = queue
         self.requires = requires
+        self.durability = durability
         self.signature = Signature(function, f"workflow {name}")
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         lane = scope.get()
         if type(lane) is not Lane:
-            return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
+            return self.function(*args, **kwargs)
         make = partial(children.call, self, args, kwargs)
         return lane.execution.called(self.name, make)
 

@@ -100,6 +100,7 @@ class Execution:
         self.activity = 0
         self.steps_in_flight = 0
         self.effects_in_flight = 0
+        self._release_at: float | None = None
         self.ended = False
         self.cut_off: StoreUnavailable | None = None
         self.settled = False
@@ -230,6 +231,13 @@ class Execution:
             if self._root is not None:
                 self._root.cancel()
 
+    def release(self, wake_at: float) -> None:
+        """Suspend until then, as soon as no effect is under way: none is made twice."""
+        if self.effects_in_flight:
+            self._release_at = wake_at
+        else:
+            self.suspend(wake_at)
+
     def track(self, task: asyncio.Task[Any], depth: int) -> None:
         """A branch was created, so many branches below the workflow function."""
         self._deepest = max(self._deepest, depth)
@@ -277,6 +285,8 @@ class Execution:
         await self.ready_for_new(lane)
         if not step.idempotent:
             await self.recorder.durable()
+            if self._release_at is not None:
+                await asyncio.get_running_loop().create_future()  # until the others have ended
         self.steps_in_flight += 1
         self.effects_in_flight += not step.idempotent
         try:
@@ -285,6 +295,8 @@ class Execution:
         finally:
             self.steps_in_flight -= 1
             self.effects_in_flight -= not step.idempotent
+            if self._release_at is not None and not self.effects_in_flight:
+                self.suspend(self._release_at)
 
     def value(self, lane: Lane, name: str, make: Callable[[], Any]) -> Any:
         """A journalled value that is made once: the time, a random number, an id."""
@@ -294,7 +306,7 @@ class Execution:
         if entry is not None:
             return plain(entry.output)
         made = make()
-        self.recorder.record(Call(key, "", None), "value", output=to_json(made))
+        self.recorder.record(Call(key, "", None), "value", output=to_json(made), later=True)
         return made
 
     async def sleep_until(self, lane: Lane, name: str, when: Callable[[], float]) -> None:
@@ -312,7 +324,7 @@ class Execution:
             at = when()
             self.recorder.record(Call(key, "", None), "sleep", output=to_json(at))
         await self.wait_until(at)
-        await self.answer(Call(key + "/woke", "", None), "woke")
+        await self.answer(Call(key + "/woke", "", None), "woke", later=True)
 
     def peek(self, key: str) -> Entry | None:
         """What the journal has under a key that has not been asked for yet."""

@@ -37,7 +37,8 @@ class Patches:
         if known is None:
             known = self._answers[patch] = not self._execution.behind
             if known:
-                self._execution.recorder.record(Call(f"0/~patch:{patch}#1", patch, None), "patch")
+                call = Call(f"0/~patch:{patch}#1", patch, None)
+                self._execution.recorder.record(call, "patch", later=True)
         return known
 
 

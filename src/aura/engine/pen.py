@@ -20,7 +20,7 @@ class Pen:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._post = recorder.post
+        self._post, self._post_later = recorder.post, recorder.post_later
         self._held: list[tuple[Op, Done]] = []
         self._turn = asyncio.Lock()
 
@@ -28,7 +28,7 @@ class Pen:
         """Hold back what is recorded from now on. Returns when all before it is durable. Raises
         what has stopped the run."""
         await self._turn.acquire()
-        self._recorder.post = self._hold
+        self._recorder.post = self._recorder.post_later = self._hold
         try:
             await self._recorder.durable()
         except BaseException:
@@ -62,6 +62,6 @@ class Pen:
 
     def _release(self) -> list[tuple[Op, Done]]:
         held, self._held = self._held, []
-        self._recorder.post = self._post
+        self._recorder.post, self._recorder.post_later = self._post, self._post_later
         self._turn.release()
         return held

@@ -26,7 +26,10 @@ class Recorder:
 
     def __init__(self, execution: Execution, services: Services, seq: int) -> None:
         self._execution = execution
-        self.post = services.writer.post  # a transaction of the run holds it back for a while
+        self.post = services.writer.post  # a transaction of the run holds it back for a while,
+        self.post_later = services.writer.post_later  # and this
+        self._hurry = services.writer.hurry
+        self._lazy = (execution.workflow.durability or services.durability) == "adaptive"
         self._now = services.clock.now
         self._run_id = execution.id
         self._epoch = execution.record.epoch
@@ -45,8 +48,12 @@ class Recorder:
         attempt: int = 1,
         started: float | None = None,
         events: tuple[NewEvent, ...] = (),
+        later: bool = False,
     ) -> int:
-        """Submit the next entry, together with events; its seq. Raises what has stopped the run."""
+        """Submit the next entry, together with events; its seq. Raises what has stopped the run.
+
+        `later`: nothing outside depends on it, so with adaptive durability it may wait for others.
+        """
         execution = self._execution
         execution.raise_if_stopped()
         execution.activity += 1
@@ -63,12 +70,19 @@ class Recorder:
             raise
         self.seq = seq
         op = Append(self._epoch, entry)
-        self.post(Emit(events, op) if events else op, self._landed)
+        if events:
+            self.post(Emit(events, op), self._landed)
+        elif later and self._lazy:
+            self.post_later(op, self._landed)
+        else:
+            self.post(op, self._landed)
         return seq
 
     async def durable(self) -> None:
         """Return when all that was recorded is durable. Raises what has stopped the run."""
         if self._durable < self.seq:
+            if self._lazy:
+                self._hurry()
             landed = asyncio.get_running_loop().create_future()
             self._waiting.append((self.seq, landed))
             await landed

@@ -205,6 +205,12 @@ class _Nowhere:
     def post(self, op: Op, done: object) -> None:
         """Nobody is ever told."""
 
+    def post_later(self, op: Op, done: object) -> None:
+        """Nor here."""
+
+    def hurry(self) -> None:
+        """There is nothing to hurry."""
+
 
 class _Frozen:
     """A clock that stands still; who sleeps does so for ever."""

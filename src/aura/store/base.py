@@ -480,8 +480,9 @@ class Store(Portable, Queued, Protocol):
 
     async def workers(self) -> list[Worker]: ...
 
-    async def requeue(self, run_id: str) -> bool:
-        """Make a parked run pending again; whether it was parked. Announce `ready` after it."""
+    async def requeue(self, run_id: str, version: str | None = None) -> bool:
+        """Make a parked run pending again, pinned to that version when one is given; whether it
+        was parked. Announce `ready` after it."""
         ...
 
     async def sweep(self, what: Sweep) -> Swept:
@@ -517,7 +518,12 @@ class Writer(Protocol):
 
     def post(self, op: Op, done: Done) -> None:
         """The same, with the outcome given to a function, at once when it is known."""
-        ...
+
+    def post_later(self, op: Append, done: Done) -> None:
+        """The same, for an entry on which nothing outside depends: it may wait for others."""
+
+    def hurry(self) -> None:
+        """Somebody depends on what was posted before: write it now."""
 
 
 def topics(ops: Sequence[Op], outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ more waits than fits into a batch is decided in `routing`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +27,8 @@ from aura.store.base import (
     Settle,
     Store,
 )
+from aura.store.checkpoints import Pace, estimated_mtbf
+from aura.store.events import Emit
 from aura.store.routing import CommitTimes, Router
 
 log = logging.getLogger("aura.store")
@@ -42,11 +45,15 @@ _Batch = list[_Waiter]
 
 @dataclass(slots=True)
 class CommitCounts:
-    """How much has been written since the start."""
+    """How much has been written since the start. `entries` are those of journals, `deferred` those
+    of them that waited for others, and `saved` the commits that this spared."""
 
     commits: int = 0
     ops: int = 0
     failures: int = 0
+    entries: int = 0
+    deferred: int = 0
+    saved: int = 0
 
 
 class Committer:
@@ -55,9 +62,15 @@ class Committer:
     While the database is away a batch is tried again for `patience` seconds, and the later ones
     wait behind it; then its waiters get StoreUnavailable. What must not be written twice (feeds,
     documents) is not tried again: whether it was written is for its submitter to find out.
+
+    What is `post`ed is written as soon as the batch before it is. What is posted by `post_later`
+    goes along with that, or when `aura.store.checkpoints` says so; `hurry` says that somebody
+    depends on it now.
     """
 
-    def __init__(self, store: Store, clock: Clock, *, patience: float = 5.0) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, *, patience: float = 5.0, mtbf: float | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
         self._patience = patience
@@ -68,6 +81,11 @@ class Committer:
         self._wake: asyncio.Future[None] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._closing = False
+        self._mtbf = mtbf
+        self._pace: Pace | None = None  # of entries that may wait; there are none at first
+        self._pressing = False  # what waits must be written at once
+        self._napping = False  # all that waits may wait
+        self._learning: asyncio.Task[None] | None = None
         self.counts = CommitCounts()
 
     def open(self) -> None:
@@ -78,6 +96,9 @@ class Committer:
     async def close(self) -> None:
         """Write what is waiting, then stop."""
         self._closing = True
+        if self._learning is not None:
+            self._learning.cancel()
+            await asyncio.gather(self._learning, return_exceptions=True)
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
         if self._pump is not None:
@@ -97,9 +118,40 @@ class Committer:
         if type(op) is SendSignal:
             self._route(op, done)
         else:
+            self._pressing = True
             self._waiting.push((op, done))
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+    def post_later(self, op: Append, done: Done) -> None:
+        """The same, for an entry on which nothing outside depends: it may wait for others."""
+        pace = self._pace or self._learn()
+        entry = op.entry
+        size = len(entry.input or b"") + len(entry.output or b"")
+        pace.add(self._clock.monotonic(), entry.recorded_at - entry.started_at, size)
+        self._waiting.push((op, done))
+        if self._napping and pace.due(self._times.estimate(1)) > self._clock.monotonic():
+            return
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def hurry(self) -> None:
+        """Somebody depends on what was posted before: write it now."""
+        if self._waiting:
+            self._pressing = True
+            if self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+    def _learn(self) -> Pace:
+        """The first entry that may wait: how often processes fail is looked up meanwhile."""
+        self._pace = pace = Pace(self._mtbf)
+        if self._mtbf is None:
+            self._learning = self._loop.create_task(self._estimate(pace), name="aura-failures")
+        return pace
+
+    async def _estimate(self, pace: Pace) -> None:
+        with contextlib.suppress(StoreUnavailable):  # then what is not known stays so
+            pace.mtbf = estimated_mtbf(await self._store.workers(), self._clock.now())
 
     def _route(self, op: SendSignal, done: Done) -> None:
         now = self._clock.now()
@@ -108,6 +160,7 @@ class Committer:
             if now + self._times.estimate(ahead + 1) > op.deadline:
                 op = replace(op, late=True)
         if op.priority != "critical":
+            self._pressing = True
             self._waiting.push_signal((op, done), op.priority, op.deadline, now)
             return
         self._critical.append((op, done))
@@ -130,14 +183,38 @@ class Committer:
                 await self._wake
                 self._wake = None
                 continue
+            if not (self._pressing or self._closing) and await self._nap():
+                continue
             size = min(MAX_BATCH, len(self._waiting))
-            if in_step and size >= _SPLIT:
+            deferred = self._pace.written() if self._pace is not None else 0
+            if in_step and size - deferred >= _SPLIT:
                 size //= 2
             due = self._waiting.due()
             if due is not None:
                 size = min(size, self._times.largest(due - self._clock.now(), MAX_BATCH))
-            await self._write(self._waiting.take(size))
+            batch = self._waiting.take(size)
+            self._pressing = bool(self._waiting)  # what is left follows at once
+            await self._write(batch)
+            self.counts.deferred += deferred
+            self.counts.saved += deferred - (deferred >= len(batch))
             in_step = not self._waiting
+
+    async def _nap(self) -> bool:
+        """Let what waits wait, when it may. Whether it did: then look again."""
+        assert self._pace is not None  # noqa: S101  (something may wait)
+        pause = self._pace.due(self._times.estimate(1)) - self._clock.monotonic()
+        if pause <= 0.0:
+            return False
+        self._wake = self._loop.create_future()
+        self._napping = True
+        alarm = self._loop.create_task(self._clock.sleep(pause))
+        try:
+            await asyncio.wait((self._wake, alarm), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._napping = False
+            self._wake = None
+            alarm.cancel()
+        return True
 
     async def _write(self, batch: _Batch) -> None:
         give_up = self._clock.monotonic() + self._patience
@@ -165,6 +242,7 @@ class Committer:
                 self._times.observe(len(batch), self._clock.monotonic() - began)
                 self.counts.commits += 1
                 self.counts.ops += len(batch)
+                self.counts.entries += sum(isinstance(op, Append | Emit) for op, _ in batch)
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
                 return
@@ -172,7 +250,7 @@ class Committer:
     async def _give_up(self, batch: _Batch, error: Exception) -> None:
         """Refuse a batch, and what its runs have submitted since: it would leave gaps in their
         journals. After one round of the event loop they know, and submit nothing more."""
-        runs = {op.entry.run_id for op, _ in batch if isinstance(op, Append)}
+        runs = {_run_of(op) for op, _ in batch if isinstance(op, Append | Emit)} - {None}
         _refuse(batch, error, ())
         for _ in range(2):
             late = self._waiting.withdraw(lambda one: _run_of(one[0]) in runs)
@@ -181,6 +259,8 @@ class Committer:
 
 
 def _run_of(op: Op) -> str | None:
+    if isinstance(op, Emit):
+        return None if op.append is None else op.append.entry.run_id
     if isinstance(op, Append):
         return op.entry.run_id
     return op.run_id if isinstance(op, Settle) else None
