@@ -28,10 +28,11 @@ BELOW_APP = [
 # Who may import whom. A trailing "!" allows the package's own public names but no module inside.
 MAY_IMPORT: dict[str, list[str]] = {
     "aura": ["aura.app", *BELOW_APP],
+    "aura_command": ["aura.cli"],
     "aura.cli": ["aura", "aura.app", "aura.server", *BELOW_APP],
     "aura.server": ["aura", "aura.app", *BELOW_APP],
     "aura.app": BELOW_APP,
-    "aura.testing": ["aura.store", "aura.engine", "aura.codec", "aura.resilience", "aura.stats"],
+    "aura.testing": ["aura.app", "aura.store", "aura.engine", "aura.codec", "aura.resilience"],
     "aura.gateway": ["aura.delivery", "aura.engine", "aura.resilience", "aura.stats"],
     "aura.migrate": ["aura.delivery", "aura.engine", "aura.resilience", "aura.stats"],
     "aura.models": ["aura.delivery", "aura.engine", "aura.resilience", "aura.stats"],
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.insight": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.fleet": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.engine": [
-        *("aura.store.base", "aura.store.portable", "aura.store.session"),
+        *("aura.store.base", "aura.store.events", "aura.store.portable", "aura.store.session"),
         *("aura.resilience", "aura.codec"),
     ],
     "aura.store": ["aura.codec"],
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.yamlnodes": [],
 }
 STANDARD_LIBRARY_ONLY = ("aura.stats", "aura.clock", "aura.errors")
-ENTRY_POINTS = ("aura", "aura.testing")
+ENTRY_POINTS = ("aura", "aura.testing", "aura.testing.plugin")
 
 
 @dataclass(frozen=True, slots=True)

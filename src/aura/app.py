@@ -8,26 +8,27 @@ import os
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Never, ParamSpec, Self, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
 from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
 from aura.delivery.rollouts import Rollouts
-from aura.engine import Registry, Resolver, Results, Retry, Run, Worker, WorkerOptions, Workflow
+from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
+from aura.engine.bus import Events
 from aura.engine.children import Terms, check_same
 from aura.engine.children import start as start_child
-from aura.engine.eventbus import EventBus
-from aura.engine.events import publish
+from aura.engine.durability import Durability, check_durability
 from aura.engine.handle import Deadline
 from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
+from aura.engine.poison import MOST_RECOVERIES
+from aura.engine.promotion import Residence
 from aura.engine.queues import (
     Queue,
     Queues,
@@ -38,21 +39,12 @@ from aura.engine.queues import (
     placed,
     read_resources,
 )
-from aura.engine.promotion import Residence
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.storeclock import StoreClock
-from aura.engine.subscriptions import (
-    RETRIES,
-    AfterDead,
-    Begin,
-    Subscription,
-    Subscriptions,
-    Surroundings,
-)
 from aura.engine.transaction import Open
-from aura.errors import ConfigError, InvalidInput, UnknownWorkflow
-from aura.store.base import Placement, RunFilter, RunRecord, Started, StartRun, Store
+from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownWorkflow
+from aura.store.base import Placement, RunFilter, RunRecord, Started, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
 from aura.store.sealed import SealedStore, sealed
@@ -60,7 +52,6 @@ from aura.store.session import Isolation
 
 P = ParamSpec("P")
 R = TypeVar("R")
-H = TypeVar("H", bound=Callable[..., Any])
 
 DEFAULT_DATABASE = "./aura.db"
 LEAST_RETENTION = 60.0
@@ -74,8 +65,12 @@ class Config:
     `database` is a path, ":memory:" or a postgresql:// URL; AURA_DATABASE_URL stands for it when it
     is not given, as AURA_LEASE does for `lease`. `max_payload` bounds one encoded argument or
     result in bytes. A run is parked when the journal of one execution would have more than
-    `max_history` entries or `max_history_bytes`; at half of that the log says so. Ended runs are
-    deleted after `retention` (seconds or a timedelta; None: never).
+    `max_history` entries or `max_history_bytes`; at half of that the log says so. It is parked also
+    when `max_recoveries` workers in a row have died of it. Ended runs, and events that every group
+    has handled, are deleted after `retention` (seconds or a timedelta; None: never); events that a
+    group has not handled are kept for `unread_retention` (None: until it has).
+    With `durability` "adaptive" journal entries on which nothing outside depends are written in
+    batches, the rarer the longer processes live: `mtbf` seconds between failures (None: estimated).
     `encryption_keys` are "id:base64" of 32 bytes each; the first one encrypts, all decrypt;
     AURA_ENCRYPTION_KEYS stands for them, separated by commas. What queues may require of a worker:
     its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64).
@@ -85,6 +80,8 @@ class Config:
         default_factory=lambda: os.environ.get("AURA_DATABASE_URL", DEFAULT_DATABASE)
     )
     lease: float = field(default_factory=lambda: _seconds("AURA_LEASE", 10.0))
+    durability: Durability = "sync"
+    mtbf: float | None = None
     poll: float = 1.0
     capacity: int = 1_000
     threads: int = 32
@@ -92,7 +89,9 @@ class Config:
     max_payload: int = 8 * 1024 * 1024
     max_history: int = MAX_ENTRIES
     max_history_bytes: int = MAX_BYTES
+    max_recoveries: int = MOST_RECOVERIES
     retention: timedelta | float | None = timedelta(days=30)
+    unread_retention: timedelta | float | None = None
     encryption_keys: tuple[str, ...] = field(default_factory=lambda: _keys(), repr=False)
     tags: frozenset[str] = field(default_factory=lambda: _tags())
     resources: Mapping[str, float] = field(default_factory=lambda: _resources())
@@ -100,20 +99,31 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             *("lease", "poll", "capacity", "threads", "max_payload"),
-            *("max_history", "max_history_bytes"),
+            *("max_history", "max_history_bytes", "max_recoveries"),
         ):
             if not 0 < getattr(self, name) < math.inf:  # which nan is not either
                 raise ConfigError(f"{name} is {getattr(self, name)}", hint="It must be above 0")
-        age = self.retention_seconds
-        if age is not None and not age >= LEAST_RETENTION:
-            raise ConfigError(f"retention is {age:g} s", hint="Give 60 or more, or None for ever")
+        for name, age in (("retention", self.retention_seconds), ("unread_retention", self.unread)):
+            if age is not None and not age >= LEAST_RETENTION:
+                raise ConfigError(f"{name} is {age:g} s", hint="Give 60 or more, or None for ever")
+        check_durability(self.durability)
+        if self.mtbf is not None and not 0 < self.mtbf < math.inf:
+            raise ConfigError(f"mtbf is {self.mtbf}", hint="Give seconds above 0, or None")
         Keyring(self.encryption_keys)  # refuses what is none
 
     @property
     def retention_seconds(self) -> float | None:
         """For how long ended runs are kept; None for ever."""
-        kept = self.retention
-        return kept.total_seconds() if isinstance(kept, timedelta) else kept
+        return _age(self.retention)
+
+    @property
+    def unread(self) -> float | None:
+        """For how many seconds events that nobody has handled are kept; None for ever."""
+        return _age(self.unread_retention)
+
+
+def _age(kept: timedelta | float | None) -> float | None:
+    return kept.total_seconds() if isinstance(kept, timedelta) else kept
 
 
 def _keys() -> tuple[str, ...]:
@@ -141,12 +151,14 @@ def _seconds(variable: str, default: float) -> float:
         ) from error
 
 
-class Aura:
+class Aura(Events):
     """An application: its workflows, its store and its worker.
 
     `async with app:` opens the store and starts an in-process worker; `app.client()` does the same
     without a worker, for processes that only start runs and wait for them.
     """
+
+    committer: Committer
 
     def __init__(
         self,
@@ -156,6 +168,7 @@ class Aura:
         clock: Clock | None = None,
         resolver: Resolver | None = None,
     ) -> None:
+        super().__init__()
         self.name = name
         self.config = config or Config()
         self.clock = clock or SystemClock()
@@ -169,8 +182,6 @@ class Aura:
         self.registry.add(self.schedules.engine.workflow)
         self._worker: Worker | None = None
         self._sweeper: Sweeper | None = None
-        self.subscriptions = Subscriptions()
-        self._bus: EventBus | None = None
         self._around: list[Middleware] = []
         self.queues = Queues()
         self._opened = False
@@ -188,24 +199,31 @@ class Aura:
 
     def workflow(
         self,
-        *,
-        version: str,
+        *bare: Never,
+        version: str = "",
         name: str | None = None,
         queue: Queue | str | None = None,
         requires: Iterable[str] = (),
+        durability: Durability | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], Workflow[P, R]]:
         """Declare one version of a workflow.
 
         Its runs wait in `queue`, unless their start names another one; only workers that have all
-        tags of `requires` take them. Raises RegistrationError, DuplicateVersion.
+        tags of `requires` take them. `durability` is the app's unless it is given. Raises
+        RegistrationError, DuplicateVersion, ConfigError.
         """
+        if bare or not version:
+            raise RegistrationError(
+                "a workflow was declared without its version",
+                hint='Write @app.workflow(version="1.0.0"), with the brackets',
+            )
         line = queue.name if isinstance(queue, Queue) else queue
         tags = checked_tags(requires)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Workflow[P, R]:
             chosen = function.__name__ if name is None else name
             made: Workflow[P, R] = Workflow(
-                chosen, version, function, queue=line, requires=tags
+                chosen, version, function, queue=line, requires=tags, durability=durability
             )  # fmt: skip
             self.registry.add(made)
             return made
@@ -254,53 +272,6 @@ class Aura:
         """
         self.schedules.declare(name, workflow, args, options)
 
-    def subscribe(
-        self,
-        topic: str,
-        *,
-        group: str,
-        concurrency: int = 16,
-        retries: int | Retry = RETRIES,
-        timeout: float | None = None,
-        after_dead: AfterDead = "continue",
-        begin: Begin = "earliest",
-    ) -> Callable[[H], H]:
-        """Let a function, or a workflow, handle the events of a topic for a group.
-
-        Each group gets every event, at least once, in whatever process of the group; events of one
-        key in order, at most `concurrency` at once in each process. A function gets the payload as
-        its parameter is annotated, and the `aura.engine.Event` in a parameter of that type; a
-        workflow gets a run for each event. A try may take `timeout` seconds. What fails is tried
-        again (`retries`, 5 by default), then it is a dead letter: later events of its key go on, or
-        wait for a person (`after_dead="hold"`). A new group begins with the oldest event that is
-        there, or with those that come from now on (`begin="latest"`).
-
-        Raises RegistrationError.
-        """
-        retry = retries if isinstance(retries, Retry) else replace(RETRIES, attempts=retries)
-
-        def decorate(handler: H) -> H:
-            if isinstance(handler, Workflow):
-                self.registry.add(handler)
-            self.subscriptions.add(
-                Subscription(topic, group, handler, concurrency, retry, timeout, after_dead, begin)
-            )
-            return handler
-
-        return decorate
-
-    async def emit(
-        self, topic: str, payload: Any = None, *, key: str | None = None, id: str | None = None
-    ) -> None:
-        """Add an event to a topic, from outside of runs; it is durable when this returns.
-
-        Events of one `key` are handled in order. The same `id` is one event of its topic, however
-        often it is emitted. Raises CodecError, PayloadTooLarge, InvalidInput, RegistrationError.
-        """
-        self._require_open()
-        event = (topic, payload, key, id)
-        await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
-
     async def __aenter__(self) -> Self:
         await self.open()
         return self
@@ -327,7 +298,9 @@ class Aura:
         self.store = await self._open_store(worker=worker)
         self.time = StoreClock(self.clock)
         await self.time.ask(self.store)
-        self.committer = Committer(self.store, self.time, patience=self.config.lease / 2)
+        self.committer = Committer(
+            self.store, self.time, patience=self.config.lease / 2, mtbf=self.config.mtbf
+        )  # fmt: skip
         self.committer.open()
         origin = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.results = Results(self.store, origin, self.time)
@@ -345,24 +318,18 @@ class Aura:
             await self._worker.open()
             if only is None:
                 await self.schedules.apply()
-                await self._open_bus(self._worker)
+                await self._open_bus(
+                    self._worker, self._resolver, self.start, self.config.threads, self.config.lease
+                )
         age = self.config.retention_seconds
         if worker and age is not None:
-            plan = partial(self.rollouts.sweep_plan, age)
+            plan = partial(self.sweep_plan, age)
             self._sweeper = Sweeper(self.store, self.clock, plan)
             self._sweeper.open()
 
-    async def _open_bus(self, worker: Worker) -> None:
-        if self.subscriptions:
-            threads = ThreadPoolExecutor(self.config.threads, thread_name_prefix="aura-handler")
-            around = Surroundings(
-                self.committer, self._limits, threads, self.registry, self._resolver, self.start
-            )
-            self._bus = EventBus(
-                self.store, self.clock, self.subscriptions, around,
-                lambda: worker.id if worker.joined else None, self.config.lease,
-            )  # fmt: skip
-            await self._bus.open()
+    async def sweep_plan(self, age: float) -> Sweep:
+        """What may be deleted of what has been over for `age` seconds."""
+        return replace(await self.rollouts.sweep_plan(age), unread=self.config.unread)
 
     async def _open_store(self, *, worker: bool) -> Store:
         """The store, which encrypts when there are keys. A worker must be able to read it."""
@@ -388,15 +355,14 @@ class Aura:
         if self._sweeper is not None:
             await self._sweeper.close()
             self._sweeper = None
-        if self._bus is not None:
-            await self._bus.close(self.config.grace)
-            self._bus = None
+        await self._close_bus(self.config.grace)
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
         await self.rollouts.close()
         await self.results.close()
         await self.committer.close()
+        self._residence.close()
         await self.store.close()
 
     @overload
@@ -452,6 +418,7 @@ class Aura:
         Raises UnknownWorkflow, UnknownQueue, InvalidInput, PayloadTooLarge, RunConflict.
         """
         self._require_open()
+        self._residence.require()
         lane = scope.get()
         if type(lane) is Lane and lane.execution.children.are_in(self.store):
             terms = Terms(
@@ -533,6 +500,7 @@ class Aura:
             config.lease, config.poll, config.capacity, config.threads, config.grace, only,
             offer(config.tags, config.resources),
             HistoryLimits(config.max_history, config.max_history_bytes),
+            config.max_recoveries, config.durability,
         )  # fmt: skip
         return Worker(
             self.store, self.committer, self.registry, self.results, self.time, self._limits,

@@ -74,8 +74,8 @@ class AuraError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message = message
-        self.hint = hint
-        super().__init__(f"{message.rstrip('.')}. {hint}" if hint else message)
+        self.hint = hint[:1].upper() + hint[1:]  # it stands after a full stop
+        super().__init__(f"{message.rstrip('.')}. {self.hint}" if hint else message)
 
 
 class ConfigError(AuraError):

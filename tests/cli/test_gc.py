@@ -37,6 +37,7 @@ def test_a_dry_run_counts_and_deletes_nothing(aura: Aura, old_runs: None) -> Non
         "signals": 0,
         "items": 0,
         "workers": 3,
+        "events": 0,
     }
     said = aura("gc", "--older-than", "6d", "--dry-run").err
     assert "Would delete 2 runs with 2 journal entries" in said

@@ -31,7 +31,8 @@ class FaultPoint:
     """Kills the process when it is passed for the n-th time."""
 
     def __init__(self, name: str, count: int) -> None:
-        self.name = name
+        self.consumes = name.startswith("consume")
+        self.name = name.removeprefix("consume:")
         self._left = count
 
     def passed(self, name: str) -> None:
@@ -83,6 +84,8 @@ def guard_transactions(app: Aura, point: FaultPoint) -> None:
 
 async def work(database: str, point: FaultPoint, lease: float) -> None:
     app = program.Here.app = program.open_app(database, lease=lease)
+    if point.consumes:
+        program.subscribe(app)
     await app.open()
     guard(app, point)
     await asyncio.Event().wait()
@@ -94,6 +97,7 @@ def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
         os.dup2(log, stream)
     os.close(0)
     program.Here.ledger = program.open_ledger(folder / "ledger")
+    program.Here.events = program.open_ledger(folder / "events")
     try:
         asyncio.run(work(database, point, lease))
     finally:

@@ -15,7 +15,7 @@ from typing import Any
 
 import aura
 from aura import Aura, Config, Workflow, step
-from aura.engine import Transaction
+from aura.engine import Event, Transaction
 
 LEASE = 0.6
 CAPACITY = 12
@@ -26,6 +26,7 @@ class Here:
 
     app: Aura
     ledger: int
+    events: int
 
 
 def open_app(database: str, *, lease: float = LEASE) -> Aura:
@@ -35,6 +36,20 @@ def open_app(database: str, *, lease: float = LEASE) -> Aura:
     for workflow in (order, gated, booked):
         made.registry.add(workflow)
     return made
+
+
+def subscribe(app: Aura) -> None:
+    """Let the app handle `orders`: a line in the ledger of events, an echo, and now and then a
+    failure."""
+
+    @app.subscribe("orders", group="g", retries=aura.Retry(attempts=50, first=0.01, longest=0.02))
+    async def handle(number: int, event: Event) -> None:
+        await asyncio.sleep(0.002 * random.random())
+        await aura.emit("echoes", number, key=event.key)
+        if random.random() < 0.1:
+            raise OSError("the network")
+        line = {"number": number, "key": event.key, "pid": os.getpid()}
+        os.write(Here.events, json.dumps(line).encode() + b"\n")
 
 
 def enter(what: str, **values: Any) -> None:

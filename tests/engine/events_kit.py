@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -70,8 +71,11 @@ async def crash(world: World, app: Aura) -> None:
     bus._unlisten()
     bus._loop.cancel()
     for consumer in bus.consumers:
-        for task in (*consumer._loops, *consumer._tasks()):
+        tasks = consumer._tasks()
+        consumer.abandon()
+        for task in consumer._loops:
             task.cancel()
+        await asyncio.gather(*tasks, *consumer._loops, return_exceptions=True)
     await drop(app)
     async with world.store() as store:
         await store.commit([Heartbeat(worker.id, 0.0)])

@@ -42,7 +42,7 @@ def gc(
 
     async def work(app: Aura) -> Swept:
         async with opened(app):
-            plan = partial(app.rollouts.sweep_plan, age)
+            plan = partial(app.sweep_plan, age)
             if dry_run:
                 return await app.store.sweepable(await plan())
             return await sweep(app.store, app.clock, plan)

@@ -270,12 +270,13 @@ class Run(Generic[R]):
             raise RunNotFound(f"there is no run {self.id}", hint="List runs: aura runs list")
         return cast("RunState", outcome.state)
 
-    async def requeue(self) -> RunState:
-        """Let a parked run go on from its journal, once what parked it is mended. Harmless when it
-        is not parked. Gives the state after it. Raises RunNotFound."""
+    async def requeue(self, version: str | None = None) -> RunState:
+        """Let a parked run go on from its journal, once what parked it is mended, with the code of
+        another version when one is given. Harmless when it is not parked. Gives the state after it.
+        Raises RunNotFound."""
         self._results.require_open()
         await settle_dependencies()
-        if await self._store.requeue(self.id):
+        if await self._store.requeue(self.id, version):
             await self._writer.submit(Announce("ready"))
         return await self.status()
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from aura.codec import plain
+from aura.engine.poison import RECOVERED
 from aura.errors import NonDeterminism
 from aura.store.base import Entry
 
@@ -44,6 +45,8 @@ class Replay:
                 self.streams.append(entry)
             elif entry.kind == "patch":
                 self.patches.add(entry.fingerprint)
+            elif entry.kind == RECOVERED:
+                continue  # nobody asks for it
             else:
                 (self._attempts if entry.kind == "attempt" else self._recorded)[entry.key] = entry
         for key in self._attempts.keys() & self._recorded.keys():

@@ -74,5 +74,5 @@ def describe(swept: Swept) -> str:
     """The counts in words."""
     return (
         f"{swept.runs} runs with {swept.entries} journal entries and {swept.signals} signals, "
-        f"{swept.items} feed items, {swept.workers} dead workers"
+        f"{swept.events} events, {swept.items} feed items, {swept.workers} dead workers"
     )

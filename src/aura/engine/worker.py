@@ -27,6 +27,7 @@ from aura.codec import Limits, to_json
 from aura.engine.calls import Services
 from aura.engine.children import Family
 from aura.engine.definition import Registry
+from aura.engine.durability import Durability
 from aura.engine.execution import Execution
 from aura.engine.faults import dump_run_error, unreadable
 from aura.engine.handle import Results
@@ -34,9 +35,9 @@ from aura.engine.history import HistoryLimits
 from aura.engine.lanes import install
 from aura.engine.mail import Mail
 from aura.engine.middleware import Middleware
-from aura.engine.release import Releases
+from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.storeclock import StoreClock
-from aura.errors import DecryptionFailed, LeaseLost, StoreUnavailable
+from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
 from aura.store.base import (
     Claim,
     Claimed,
@@ -56,14 +57,16 @@ log = logging.getLogger("aura.worker")
 
 _CLAIM_AT_ONCE = 100
 _NAP = 0.05  # seconds between looks at what keeps a worker from closing
+_ASIDE = 10.0  # seconds for which a run that was handed over waits to be taken
 _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at again
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`capacity` runs at once, `threads` for plain `def` steps, `only` the id of the one run to
-    claim (None: all), `offer` what queues may require, `history` how long journals may get; the
-    rest are seconds."""
+    claim (None: all), `offer` what queues may require, `history` how long journals may get,
+    `max_recoveries` how many workers may die of a run, `durability` that of workflows which say
+    nothing; the rest are seconds."""
 
     lease: float = 10.0
     poll: float = 1.0
@@ -73,6 +76,8 @@ class WorkerOptions:
     only: str | None = None
     offer: Offer = field(default_factory=Offer)
     history: HistoryLimits = field(default_factory=HistoryLimits)
+    max_recoveries: int = MOST_RECOVERIES
+    durability: Durability = "sync"
 
 
 class Worker:
@@ -103,7 +108,7 @@ class Worker:
             writer, self._time, limits, self._threads, results.origin, self._settled,
             around=around,
             session=functools.partial(store.session, limit=options.lease / 2),
-            family=self._family, history=options.history,
+            family=self._family, history=options.history, durability=options.durability,
         )  # fmt: skip
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -111,7 +116,6 @@ class Worker:
         self._starting: Counter[str] = Counter()  # starts in this worker's name, under way
         self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
-        self._releases = Releases(self._executions, clock)
         self._ready = asyncio.Event()
         self._stopping = False
         self._away = False
@@ -146,7 +150,6 @@ class Worker:
                 await asyncio.wait(self._tasks.values(), timeout=_NAP)
             else:
                 await self._clock.sleep(_NAP)
-        self._releases.close()
         for loop in self._loops[1:]:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -226,6 +229,9 @@ class Worker:
             self._begun.add((run.id, run.epoch))
         workflow = self._registry.get(run.workflow, run.version)
         execution = Execution(self._services, workflow, claimed)
+        recovered = mark(claimed)
+        if recovered is not None:
+            execution.recorder.record(recovered[0], RECOVERED, output=recovered[1])
         task = asyncio.get_running_loop().create_task(execution.run(), name=f"aura-run-{run.id}")
         self._executions[run.id] = execution
         self._tasks[run.id] = task
@@ -280,12 +286,18 @@ class Worker:
         elif topic.startswith("run:"):
             self._family.ended(topic[4:])
         elif topic.startswith("release:"):
-            self._releases.heard(topic[8:])
+            self._release(topic[8:])
 
     def _cancel(self, run_id: str) -> None:
         execution = self._executions.get(run_id)
         if execution is not None:
             execution.cancel()
+
+    def _release(self, run_id: str) -> None:
+        """Somebody wants to take the run; it goes on here when nobody has after a while."""
+        execution = self._executions.get(run_id)
+        if execution is not None:
+            execution.release(self._clock.now() + _ASIDE)
 
     async def _dispatch(self) -> None:
         while True:
@@ -341,17 +353,19 @@ class Worker:
         return max(0.001, min(wake, self._options.poll))
 
     def _take_up(self, claimed: Claimed) -> None:
-        reason = unreadable(claimed)
+        reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)
         if reason is None:
             self.begin(claimed)
         else:
             self._set_aside(claimed.run, reason)
 
-    def _set_aside(self, run: RunRecord, reason: DecryptionFailed) -> None:
+    def _set_aside(self, run: RunRecord, reason: DecryptionFailed | PoisonRun) -> None:
         """A run whose key is not here waits, with the reason as its error, for a worker that has
-        it. One that was asked to stop would be ready again at once, so it is parked."""
-        log.warning("run %s waits for a worker with another key: %s", run.id, reason)
-        state: RunState = "parked" if run.cancel_requested else "waiting"
+        it. One that was asked to stop would be ready again at once, so it is parked, as is one
+        that workers die of."""
+        log.warning("run %s is set aside: %s", run.id, reason)
+        poison = isinstance(reason, PoisonRun)
+        state: RunState = "parked" if run.cancel_requested or poison else "waiting"
         wake_at = self._time.now() + _KEY_PATIENCE
         error = dump_run_error(reason)
         future = self._writer.submit(

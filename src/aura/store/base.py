@@ -379,8 +379,7 @@ class Sweep:
     That is ended runs (never parked ones) with their journals and signals, workers whose lease has
     been over for `dead` seconds and that own nothing, and items of the feeds whose names begin with
     one of `feeds`, except those in `keep`. The last item of a feed stays: it numbers the next one.
-    And events that every group has handled, or that are older than `unread` seconds; never those
-    that a group still waits for or has as dead letters.
+    Events go when all groups have handled them, or after `unread` seconds; dead letters stay.
     """
 
     age: float
@@ -423,14 +422,12 @@ class Store(Portable, Queued, Protocol):
 
     Topics that listeners hear (on the event loop, from this and all other processes):
     `ready` (a run can be claimed), `run:<id>` (settled), `cancel:<id>`, `signal:<run>`,
-    `doc:<kind>/<name>`, `feed:<name>`, `events:<topic>`, `groups`, and what `Announce` says. A topic can be missed when a
-    connection breaks: listeners also poll slowly.
+    `doc:<kind>/<name>`, `feed:<name>`, `events:<topic>`, `groups`, and what `Announce` says. A
+    topic can be missed when a connection breaks: listeners also poll slowly.
     """
 
     @property
-    def events(self) -> EventStore:
-        """The verbs of events."""
-        ...
+    def events(self) -> EventStore: ...
 
     async def open(self) -> None:
         """Connect and bring the schema up to date. Raises SchemaTooNew, SchemaMismatch."""
@@ -481,8 +478,7 @@ class Store(Portable, Queued, Protocol):
     async def workers(self) -> list[Worker]: ...
 
     async def requeue(self, run_id: str, version: str | None = None) -> bool:
-        """Make a parked run pending again, pinned to that version when one is given; whether it
-        was parked. Announce `ready` after it."""
+        """Make a parked run pending, at that version if given; whether it was. Announce `ready`."""
         ...
 
     async def sweep(self, what: Sweep) -> Swept:

@@ -197,8 +197,8 @@ class PostgresStore:
             rows = await connection.fetch(_SQL[query], *values)
         return [kind(*row) for row in rows]
 
-    async def requeue(self, run_id: str) -> bool:
-        return bool(await self._fetch(str, "requeue", run_id))
+    async def requeue(self, run_id: str, version: str | None = None) -> bool:
+        return bool(await self._fetch(str, "requeue", run_id, version))
 
     async def sweep(self, what: Sweep) -> Swept:
         values = (what.age, what.feeds, what.keep, what.limit, what.dead)

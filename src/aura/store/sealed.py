@@ -175,8 +175,8 @@ class SealedStore:
     async def workers(self) -> list[Worker]:
         return await self._inner.workers()
 
-    async def requeue(self, run_id: str) -> bool:
-        return await self._inner.requeue(run_id)
+    async def requeue(self, run_id: str, version: str | None = None) -> bool:
+        return await self._inner.requeue(run_id, version)
 
     async def sweep(self, what: Sweep) -> Swept:
         return await self._inner.sweep(what)

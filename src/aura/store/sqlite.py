@@ -46,9 +46,9 @@ from aura.store.base import (
 from aura.store.events_sqlite import SqliteEvents, with_events
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queries import migrations, outstanding, queries
+from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.session import Isolation, Session
 from aura.store.sqlite_ends import after_the_end
-from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select
 from aura.store.sqlite_queues import (
     all_queues,
@@ -180,9 +180,9 @@ class SqliteStore:
     async def workers(self) -> list[Worker]:
         return [Worker(*row) for row in await self._read("workers", ())]
 
-    async def requeue(self, run_id: str) -> bool:
-        sql = _SQL["requeue"]
-        return await self._writer.call(lambda db: db.execute(sql, (run_id,)).rowcount == 1)
+    async def requeue(self, run_id: str, version: str | None = None) -> bool:
+        sql, values = _SQL["requeue"], (version, run_id)
+        return await self._writer.call(lambda db: db.execute(sql, values).rowcount == 1)
 
     async def sweep(self, what: Sweep) -> Swept:
         swept = await self._writer.call(lambda db: sweep(db, what, self._clock.now()))

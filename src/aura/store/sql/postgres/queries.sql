@@ -394,7 +394,9 @@ SELECT seq, at, payload FROM aura.feeds WHERE feed = $1 AND seq > $2 ORDER BY se
 SELECT id, lease_until, started_at, info FROM aura.workers ORDER BY started_at, id
 
 -- :name: requeue
-UPDATE aura.runs SET state = 'pending', error = NULL, finished_at = NULL
+UPDATE aura.runs SET
+    state = 'pending', error = NULL, finished_at = NULL, recoveries = 0,
+    version = coalesce($2::text, version)
 WHERE id = $1 AND state = 'parked'
 RETURNING id
 

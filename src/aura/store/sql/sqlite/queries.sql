@@ -118,7 +118,9 @@ WHERE run_id = :id AND seq <= :seen AND seq > (SELECT drained FROM runs WHERE id
 SELECT 1 FROM runs WHERE id = :id AND epoch = :epoch AND base = :base AND state = 'pending'
 
 -- :name: requeue
-UPDATE runs SET state = 'pending', error = NULL, finished_at = NULL
+UPDATE runs SET
+    state = 'pending', error = NULL, finished_at = NULL, recoveries = 0,
+    version = coalesce(?, version)
 WHERE id = ? AND state = 'parked'
 
 -- :name: signal_state

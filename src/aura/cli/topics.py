@@ -1,0 +1,162 @@
+"""`aura topics`: how large topics are, how far their groups, and handling events again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from aura.app import Aura
+from aura.cli import process
+from aura.cli.loading import bare_app, opened
+from aura.cli.options import Database, Json
+from aura.cli.output import clean, duration, note, print_json, show, table
+from aura.errors import InvalidInput
+from aura.server import letters
+from aura.server.letters import TopicView
+from aura.yamlnodes import DURATION, SECONDS
+
+topics = typer.Typer(help="Topics of events and the groups that handle them.", no_args_is_help=True)
+
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.", show_default=False)]
+Group = Annotated[str, typer.Option("--group", help="The group.", show_default=False)]
+
+
+@topics.command("list")
+def list_(database: Database = None, as_json: Json = False) -> None:
+    """List topics: how many events are kept, how large they are, and how far behind groups are.
+
+    \b
+    Examples:
+      aura topics list
+      aura topics list --json
+    """
+    found = _look(database, None)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("There are no topics. Emit an event with app.emit or aura.emit.")
+        return
+    columns = ("=TOPIC", ">EVENTS", ">BYTES", ">EMITTED", ">GROUPS", ">LARGEST LAG", ">DEAD")
+    rows = (
+        (
+            Text(clean(one.topic)),
+            f"{one.events:,}",
+            f"{one.bytes:,}",
+            f"{one.emitted:,}",
+            str(len(one.groups)),
+            f"{max((each.lag for each in one.groups), default=0):,}",
+            f"{sum(each.dead for each in one.groups):,}",
+        )
+        for one in found
+    )
+    show(table(columns, rows))
+
+
+@topics.command("show")
+def show_(topic: Topic, database: Database = None, as_json: Json = False) -> None:
+    """Show the groups of a topic: what they have not handled yet, and for how long.
+
+    \b
+    Example:
+      aura topics show orders
+    """
+    [found] = _look(database, topic)
+    if as_json:
+        print_json(found)
+        return
+    show(
+        Text(clean(found.topic), "bold"),
+        Text(f"{found.events:,} events, {found.bytes:,} bytes; {found.emitted:,} emitted in all"),
+    )
+    if not found.groups:
+        note("No group handles it.")
+        return
+    columns = ("=GROUP", ">LAG", "OLDEST", ">WAITING", ">DEAD", ">WORKERS")
+    rows = (
+        (
+            Text(clean(one.group)),
+            f"{one.lag:,}",
+            duration(one.age),
+            f"{one.waiting:,}",
+            f"{one.dead:,}",
+            str(one.workers),
+        )
+        for one in found.groups
+    )
+    show(table(columns, rows))
+
+
+@topics.command()
+def replay(
+    topic: Topic,
+    group: Group,
+    since: Annotated[
+        str,
+        typer.Option(help="A time (2026-05-01T12:00Z) or an age (90m, 2d).", show_default=False),
+    ],
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Let a group handle again what was emitted since then.
+
+    Each event gets a new idempotency key, so handlers do not take it for one that they know.
+    What the group has left of these events, dead letters too, begins anew.
+
+    \b
+    Examples:
+      aura topics replay orders --group billing --since 2026-05-01T12:00Z
+      aura topics replay orders --group billing --since 90m
+    """
+
+    async def act(app: Aura) -> int:
+        async with opened(app):
+            return await letters.replay_topic(app, topic, group, _moment(since, app.clock.now()))
+
+    count = process.run(act(bare_app(database)))
+    if as_json:
+        print_json({"topic": topic, "group": group, "events": count})
+    else:
+        note(f"Group {group} handles {count:,} events of {topic} again.")
+
+
+@topics.command()
+def forget(topic: Topic, group: Group, database: Database = None) -> None:
+    """Delete a group that nobody uses any more, so that it keeps no events from being deleted.
+
+    \b
+    Example:
+      aura topics forget orders --group old-billing
+    """
+
+    async def act(app: Aura) -> None:
+        async with opened(app):
+            await letters.forget_group(app, topic, group)
+
+    process.run(act(bare_app(database)))
+    note(f"Group {group} of {topic} is forgotten.")
+
+
+def _look(database: str | None, topic: str | None) -> list[TopicView]:
+    async def look(app: Aura) -> list[TopicView]:
+        async with opened(app):
+            return await letters.topics(app, topic)
+
+    return process.run(look(bare_app(database)))
+
+
+def _moment(text: str, now: float) -> float:
+    """Epoch seconds of a time or an age. Raises InvalidInput."""
+    age = DURATION.fullmatch(text)
+    if age:
+        return now - float(age[1]) * SECONDS[age[2]]
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(
+            f"--since is {text!r}", hint="Give a time (2026-05-01T12:00Z) or an age (90m, 2d)"
+        ) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
