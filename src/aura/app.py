@@ -44,9 +44,10 @@ from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownWorkflow
-from aura.store.base import Placement, RunFilter, RunRecord, Started, StartRun, Store, Sweep
+from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
+from aura.store.queues import Placement
 from aura.store.sealed import SealedStore, sealed
 from aura.store.session import Isolation
 

@@ -41,7 +41,6 @@ from aura.store.base import (
     CHILD_ENDED,
     TERMINAL,
     Outcome,
-    Placement,
     RequestCancel,
     RunRecord,
     Signal,
@@ -49,6 +48,7 @@ from aura.store.base import (
     StartRun,
     Store,
 )
+from aura.store.queues import Placement
 
 if TYPE_CHECKING:
     from aura.engine.definition import Registry, Workflow

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from aura.engine.definition import check_name
 from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownQueue
-from aura.store.base import Announce, Offer, Placement, QueueLimits, Store, Writer
+from aura.store.base import Announce, Store, Writer
+from aura.store.queues import Offer, Placement, QueueLimits
 
 log = logging.getLogger("aura.queues")
 

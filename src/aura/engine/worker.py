@@ -42,7 +42,6 @@ from aura.store.base import (
     Claim,
     Claimed,
     Heartbeat,
-    Offer,
     Outcome,
     RunRecord,
     RunState,
@@ -52,6 +51,7 @@ from aura.store.base import (
     Store,
     Writer,
 )
+from aura.store.queues import Offer
 
 log = logging.getLogger("aura.worker")
 

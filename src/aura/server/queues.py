@@ -10,7 +10,7 @@ from aura.app import Aura
 from aura.errors import UnknownQueue
 from aura.server.operations import live_workers, storable
 from aura.server.views import time_of
-from aura.store.base import QueueLimits, QueueRecord
+from aura.store.queues import QueueLimits, QueueRecord
 
 MOST_KEYS = 20
 """The keys with the most waiting runs are shown, so many."""

@@ -51,11 +51,7 @@ from typing import Literal, NamedTuple, Protocol
 from aura.errors import EpochConflict, LeaseLost, RunEnded, RunNotFound
 from aura.store.events import Emit, EventStore, Progress, event_topics
 from aura.store.portable import Portable
-from aura.store.queues import Offer as Offer
-from aura.store.queues import Placement as Placement
-from aura.store.queues import Queued as Queued
-from aura.store.queues import QueueLimits as QueueLimits
-from aura.store.queues import QueueRecord as QueueRecord
+from aura.store.queues import Offer, Placement, Queued
 from aura.store.session import Isolation, Session
 
 RunState = Literal[
