@@ -1,7 +1,7 @@
 """The command `aura`: its parts, and how it ends.
 
 Exit codes: 0 done, 1 an error (one paragraph on stderr), 2 the command line itself is wrong, 130
-and 143 stopped by a signal.
+and 143 stopped by a signal. With --json an error is a line of JSON on stdout, too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ import typer
 import typer.main
 
 from aura.cli import output, process
+from aura.cli.bundles import export_runs, import_runs, promote
+from aura.cli.dlq import dlq
 from aura.cli.doctor import doctor
+from aura.cli.fork import fork
 from aura.cli.gc import gc
+from aura.cli.messages import runs
 from aura.cli.options import Json
 from aura.cli.queues import queues
+from aura.cli.replay import replay
 from aura.cli.rollout import rollout
 from aura.cli.run import run
-from aura.cli.runs import runs
+from aura.cli.schedules import schedules
 from aura.cli.serve import serve
+from aura.cli.topics import topics
 from aura.cli.worker import worker
 from aura.errors import AuraError
 
@@ -41,11 +47,19 @@ cli = typer.Typer(
 cli.command()(serve)
 cli.command()(worker)
 cli.command()(run)
+runs.command("fork")(fork)
+runs.command("export")(export_runs)
+runs.command("import")(import_runs)
 cli.add_typer(runs, name="runs")
 cli.add_typer(queues, name="queues")
 cli.add_typer(rollout, name="rollout")
+cli.add_typer(schedules, name="schedules")
+cli.add_typer(dlq, name="dlq")
+cli.add_typer(topics, name="topics")
 cli.command()(doctor)
 cli.command()(gc)
+cli.command()(replay)
+cli.command()(promote)
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,10 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(cli)
+    as_json = "--json" in (sys.argv if arguments is None else arguments)
     try:
         answer = command.main(args=arguments, prog_name="aura", standalone_mode=False)
     except AuraError as error:
-        output.complain(error)
+        output.complain(error, as_json=as_json)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -122,19 +137,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  (told in a sentence; AURA_DEBUG=1 shows the rest)
         if isinstance(error, _Usage):
-            return _misused(cast(_Usage, error))
-        output.complain(error)
+            return _misused(cast(_Usage, error), as_json=as_json)
+        output.complain(error, as_json=as_json)
         return 1
     return answer if isinstance(answer, int) else 0
 
 
-def _misused(error: _Usage) -> int:
+def _misused(error: _Usage, *, as_json: bool) -> int:
     where = error.ctx.command_path if error.ctx is not None else "aura"
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(message, end="")  # the help, unless it was printed while it was made
     else:
-        output.usage(message, where)
+        output.usage(message, where, as_json=as_json)
     return error.exit_code
 
 

@@ -16,7 +16,7 @@ from aura.codec import plain
 from aura.errors import CodecError, InvalidInput, NoSuchDeadLetter
 from aura.server.views import ErrorView, Payload, error_view, payload_view
 from aura.store.base import Announce, RequestCancel, RunFilter, RunRecord
-from aura.store.events import GROUPS, DeadLetter, GroupInfo, TopicInfo
+from aura.store.events import GROUPS, DeadLetter, TopicInfo
 
 _EVENT = re.compile(r"event:(?P<topic>[^/]+)/(?P<group>[^/]+)/(?P<seq>\d{1,18})")
 
@@ -49,6 +49,19 @@ class LetterDetail:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupView:
+    """How far a group is behind: events that are not handled yet (`lag`), seconds since the oldest
+    of them (`age`), those of them that wait for a retry or their key, dead letters, workers."""
+
+    group: str
+    lag: int
+    age: float | None
+    waiting: int
+    dead: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicView:
     """A topic with its groups. `events` are kept, of `emitted` in all; `bytes` is the size of their
     payloads."""
@@ -57,7 +70,7 @@ class TopicView:
     emitted: int
     events: int
     bytes: int
-    groups: tuple[GroupInfo, ...]
+    groups: tuple[GroupView, ...]
 
 
 async def list_letters(
@@ -124,7 +137,7 @@ async def topics(app: Aura, topic: str | None = None) -> list[TopicView]:
             one.tail,
             one.events,
             one.bytes,
-            tuple(each for each in groups if each.topic == one.topic),
+            tuple(GroupView(*each[1:]) for each in groups if each.topic == one.topic),
         )
         for one in infos
         if topic in (None, one.topic)
