@@ -19,6 +19,7 @@ from aura.errors import StoreUnavailable
 from aura.store.base import (
     Append,
     AppendFeed,
+    Continue,
     Done,
     Op,
     Outcome,
@@ -36,6 +37,7 @@ log = logging.getLogger("aura.store")
 MAX_BATCH = 2_000
 _SPLIT = 16  # operations from which two half batches, one in each hand, beat a whole one
 _ONCE = (AppendFeed, PutDocument)
+_ENTRIES = (Append, Emit)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
 
 
@@ -242,7 +244,7 @@ class Committer:
                 self._times.observe(len(batch), self._clock.monotonic() - began)
                 self.counts.commits += 1
                 self.counts.ops += len(batch)
-                self.counts.entries += sum(isinstance(op, Append | Emit) for op, _ in batch)
+                self.counts.entries += sum(type(op) in _ENTRIES for op, _ in batch)
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
                 return
@@ -250,7 +252,7 @@ class Committer:
     async def _give_up(self, batch: _Batch, error: Exception) -> None:
         """Refuse a batch, and what its runs have submitted since: it would leave gaps in their
         journals. After one round of the event loop they know, and submit nothing more."""
-        runs = {_run_of(op) for op, _ in batch if isinstance(op, Append | Emit)} - {None}
+        runs = {_run_of(op) for op, _ in batch if type(op) in _ENTRIES} - {None}
         _refuse(batch, error, ())
         for _ in range(2):
             late = self._waiting.withdraw(lambda one: _run_of(one[0]) in runs)
@@ -263,7 +265,7 @@ def _run_of(op: Op) -> str | None:
         return None if op.append is None else op.append.entry.run_id
     if isinstance(op, Append):
         return op.entry.run_id
-    return op.run_id if isinstance(op, Settle) else None
+    return op.run_id if isinstance(op, Settle | Continue) else None
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome | BaseException) -> None:

@@ -1,0 +1,62 @@
+"""What is behind an entry that could not be written is not written either."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from aura.clock import SystemClock
+from aura.errors import StoreUnavailable
+from aura.store.base import Append, Continue, Entry, Heartbeat, Op, Outcome, Settle, StartRun
+from aura.store.committer import Committer
+from aura.store.events import Emit, NewEvent
+from aura.store.sqlite import SqliteStore
+
+
+def append(run_id: str, seq: int) -> Append:
+    return Append(1, Entry(run_id, seq, f"0/a#{seq}", "step", "", None, b"1", None, 1, 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        append("a", 2),
+        Settle("a", 1, "completed", b"1"),
+        Continue("a", 1, "1.0.0", b"{}", base=1, seen=0),
+        Emit((NewEvent("t", "id", None, b"1"),), append("a", 2)),
+    ],
+    ids=["append", "settle", "continue", "emit"],
+)
+async def test_a_gap_ends_what_its_run_has_submitted(behind: Op) -> None:
+    store = SqliteStore(":memory:")
+    await store.open()
+    committer = Committer(store, SystemClock(), patience=0.0)
+    committer.open()
+    for run_id in ("a", "b"):
+        await committer.submit(StartRun(run_id, "w", "1.0.0", b"{}", "f", "o", owner="w"))
+    await committer.submit(Heartbeat("w", 60.0))
+    commit, asked, release = store.commit, asyncio.Event(), asyncio.Event()
+
+    async def fails(ops: Sequence[Op]) -> list[Outcome]:
+        asked.set()
+        await release.wait()
+        setattr(store, "commit", commit)  # noqa: B010  (a method of one object)
+        raise StoreUnavailable("it is away")
+
+    setattr(store, "commit", fails)  # noqa: B010  (a method of one object)
+    first = committer.submit(append("a", 1))
+    await asked.wait()
+    second, other = committer.submit(behind), committer.submit(append("b", 1))
+    release.set()
+    for lost in (first, second):
+        with pytest.raises(StoreUnavailable):
+            await lost
+    assert await other is None
+    assert await store.journal("a") == []
+    run = await store.run("a")
+    assert run is not None
+    assert (run.state, run.execution) == ("running", 1)
+    await committer.close()
+    await store.close()
