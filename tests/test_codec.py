@@ -296,6 +296,23 @@ def test_arguments_are_dumped_by_name_however_they_are_passed() -> None:
     assert SIGNATURE.load(expected) == {"text": "a", "count": 2}
 
 
+def test_all_that_does_not_fit_is_told_at_once() -> None:
+    slot = Slot(list[Inner], "argument 'a' of step s")
+    with pytest.raises(InvalidInput) as caught:
+        slot.check([{"data": 5, "score": "high"}, {"score": 1.0}])
+    said = str(caught.value)
+    assert [
+        part.partition(":")[0]
+        for part in said.removeprefix(f"{slot.what} does not fit: ").split("; ")
+    ] == [
+        "0.data",
+        "0.score",
+        "1.data",
+    ]
+    with pytest.raises(InvalidInput, match=r"; and 15 more$"):
+        slot.check([{}] * 10)
+
+
 def test_no_arguments() -> None:
     nothing = Signature(lambda: None, "step nothing")
     assert nothing.dump((), {}) == b"{}"

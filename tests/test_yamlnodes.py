@@ -111,8 +111,9 @@ def test_errors(text: str, get: Callable[[Node], object], message: str) -> None:
         get(value(text))
     line = 3 if text == "{a: b" else 2
     assert str(caught.value).startswith(f"a.yaml:{line}: ")
-    assert message in str(caught.value)
+    assert message.casefold() in str(caught.value).casefold()
     assert caught.value.hint
+    assert not caught.value.hint[0].islower()
 
 
 def test_each_value_has_its_own_line_and_name() -> None:
@@ -158,13 +159,13 @@ def test_merge_keys() -> None:
 
 def test_documents_that_are_none() -> None:
     for text in ("", "# nothing"):
-        with pytest.raises(ConfigError, match=r"a\.yaml:1: the file is empty. begin with `x:`"):
+        with pytest.raises(ConfigError, match=r"(?i)a\.yaml:1: the file is empty. begin with `x:`"):
             root(text)
-    with pytest.raises(ConfigError, match=r"nested too deeply\. is it a file"):
+    with pytest.raises(ConfigError, match=r"nested too deeply\. Is it a file"):
         root("[" * 20_000)
     with pytest.raises(PlanError, match="p:1: not valid YAML"):
         load("{", file="p", kind="plan", begin="rollout:", error=PlanError)
-    with pytest.raises(PlanError, match=r"p: the plan is larger than 256 KiB\. is it a plan"):
+    with pytest.raises(PlanError, match=r"p: the plan is larger than 256 KiB\. Is it a plan"):
         load("#" * (SIZE_LIMIT + 1), file="p", kind="plan", begin="rollout:", error=PlanError)
 
 
@@ -181,7 +182,7 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none: the plan cannot be read: No such file"):
         read(tmp_path / "none", kind="plan")
     file.write_bytes(b"x: 1\ny: caf\xe9\n")
-    with pytest.raises(PlanError, match=r"a\.yaml:2: the file is not UTF-8 text. save it as"):
+    with pytest.raises(PlanError, match=r"a\.yaml:2: the file is not UTF-8 text. Save it as"):
         read(file, kind="file", error=PlanError)
     file.write_bytes(b"#" * (SIZE_LIMIT + 1))
     with pytest.raises(ConfigError, match="the file is larger than 256 KiB"):

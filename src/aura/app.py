@@ -34,6 +34,7 @@ from aura.engine.queues import (
     Queues,
     Rate,
     checked_tags,
+    named,
     offer,
     place,
     placed,
@@ -423,7 +424,7 @@ class Aura(Events):
         lane = scope.get()
         if type(lane) is Lane and lane.execution.children.are_in(self.store):
             terms = Terms(
-                None if id is None else _checked_id(id), detached, placed(queue),
+                None if id is None else _checked_id(id), detached, named(queue),
                 self.results.moment(deadline),
             )  # fmt: skip
             return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
@@ -434,7 +435,7 @@ class Aura(Events):
         fingerprint = chosen.signature.fingerprint(data)
         op = StartRun(
             run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin,
-            place=placed(chosen.queue if queue is None else queue),
+            place=placed(queue, chosen.queue),
             deadline=self.results.moment(deadline),
         )  # fmt: skip
         await self.queues.require(op.place)

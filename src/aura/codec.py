@@ -26,7 +26,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import pydantic_core
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import CoreConfig, CoreSchema, SchemaSerializer, SchemaValidator
+from pydantic_core import (
+    CoreConfig,
+    CoreSchema,
+    ErrorDetails,
+    SchemaSerializer,
+    SchemaValidator,
+)
 
 from aura.errors import (
     CodecError,
@@ -45,6 +51,7 @@ _CONFIG = CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64", val_
 _WITH_CONFIG = ("model", "dataclass", "typed-dict")
 _NO_SCHEMAS = ("default", "metadata", "expected")  # parts of a schema that hold other things
 _UNTYPED = (Any, object, list, dict, tuple, set, frozenset)
+_TOLD = 5  # problems of one value that are told
 _ANNOTATE = "Annotate the function with a type that pydantic can describe"
 
 
@@ -160,14 +167,14 @@ class Slot:
         try:
             return self._validator.validate_python(value)
         except ValidationError as error:
-            raise InvalidInput(f"{self.what} does not fit: {_first(error)}") from error
+            raise InvalidInput(f"{self.what} does not fit: {_problems(error)}") from error
 
     def accept(self, data: bytes) -> Any:
         """A value from outside, as JSON text. Raises InvalidInput."""
         try:
             return self._validator.validate_json(data, by_alias=True, by_name=True)
         except ValidationError as error:
-            raise InvalidInput(f"{self.what} does not fit: {_first(error)}") from error
+            raise InvalidInput(f"{self.what} does not fit: {_problems(error)}") from error
 
     def round_trip(self, value: Any) -> tuple[bytes, Any]:
         """The JSON text and the value that a replay will get. Raises CodecError."""
@@ -387,6 +394,16 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _first(error: ValidationError) -> str:
-    detail = error.errors(include_url=False)[0]
+    return _told(error.errors(include_url=False)[0])
+
+
+def _problems(error: ValidationError) -> str:
+    """All that does not fit, so that it is mended at once; of many the first ones."""
+    found = [_told(detail) for detail in error.errors(include_url=False)]
+    more = len(found) - _TOLD
+    return "; ".join(found[:_TOLD]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _told(detail: ErrorDetails) -> str:
     where = ".".join(str(part) for part in detail["loc"])
     return f"{where}: {detail['msg']}" if where else str(detail["msg"])

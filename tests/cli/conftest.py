@@ -97,6 +97,19 @@ async def holds(path: str) -> str:
 @app.workflow(version="1.0.0")
 async def stuck(path: str) -> None:
     await blocks_forever(path)
+
+
+@app.workflow(version="1.0.0")
+async def talks() -> list[object]:
+    aura.set_state("phase", "asking")
+    pen = aura.stream("words")
+    pen.write("one")
+    pen.write({"two": "\\x1b[31m"})
+    heard = [await aura.receive("go")]
+    update = await aura.receive_update("add", type=int)
+    update.answer(update.value + 1)
+    pen.write("three")
+    return heard
 '''
 
 GATEWAY = """

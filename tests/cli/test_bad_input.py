@@ -71,6 +71,48 @@ def test_the_id_of_another_run(aura: Aura) -> None:
     refused(aura(*RUN, "research", '"b"', "--id", "taken"), "taken", "another id")
 
 
+# -- as JSON, too --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind", "run"),
+    [
+        (["runs", "show", "nobody"], 1, "RunNotFound", None),
+        (["runs", "signal", "nobody", "go"], 1, "RunNotFound", None),
+        (["run", "research:app", "missing"], 1, "UnknownWorkflow", None),
+        (
+            ["run", "research:app", "broken", '"\\ud83d \\u001b[31m"', "--id", "b"],
+            1,
+            "InvalidInput",
+            None,
+        ),
+        (["run", "research:app", "broken", '"no"', "--id", "b"], 1, "RunFailed", "b"),
+        (["rollout", "start", "none.yaml"], 1, "PlanError", None),
+        (["worker", "missing:app"], 1, "ConfigError", None),
+        (["runs", "list", "--limit", "many"], 2, "UsageError", None),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_an_error_is_json_when_that_is_asked_for(
+    aura: Aura, arguments: list[str], code: int, kind: str, run: str | None
+) -> None:
+    aura(*RUN, "research", '"a"')
+    ended = aura(*arguments, "--json")
+    assert ended.code == code
+    assert ended.out.count("\n") == 1
+    assert ended.json.keys() == {"error"}
+    assert ended.json["error"].keys() == {"type", "message", "hint", "run"}
+    assert (ended.json["error"]["type"], ended.json["error"]["run"]) == (kind, run)
+    assert ended.json["error"]["message"]
+    assert ended.err.startswith("Error: ")
+
+
+def test_json_shows_no_password_either(aura: Aura) -> None:
+    ended = aura("runs", "list", "--database", "postgresql://a:s3cret@127.0.0.1:1/x", "--json")
+    assert ended.json["error"]["type"] == "StoreUnavailable"
+    assert "s3cret" not in ended.out + ended.err
+
+
 # -- modules -----------------------------------------------------------------------------------
 
 
@@ -271,7 +313,7 @@ def test_a_plan_with_an_arm_that_the_gateway_does_not_have(aura: Aura, project: 
 
 
 def test_a_plan_that_is_not_there(aura: Aura) -> None:
-    refused(aura("rollout", "start", "none.yaml"), "none.yaml", "check the path")
+    refused(aura("rollout", "start", "none.yaml"), "none.yaml", "Check the path")
     refused(aura("rollout", "status", "none.yaml"), "there is no file none.yaml")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
@@ -10,10 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 
-from aura.cli.rollout import rollout_name
+from aura.cli.rollout import picture, rollout_name
 from aura.errors import ConfigError
 from tests.cli.conftest import Aura, Process, Spawn
+from tests.cli.demo.kit import tripped
 
 HELD = """
 rollout:
@@ -168,6 +171,35 @@ def until_known(aura: Aura) -> Any:
         if ended.code == 0 and ended.json["reason"] != "waits for a worker":
             return ended.json
     raise AssertionError(ended)
+
+
+def test_a_plan_whose_baseline_is_not_what_serves_is_refused(aura: Aura, project: Path) -> None:
+    aura("run", "research:app", "research", '"a"')
+    path = project / "aura.yaml"
+    swapped = path.read_text().replace(
+        "  baseline: research@1.0.0\n  candidate: research@1.1.0",
+        "  baseline: broken\n  candidate: research@1.1.0",
+    )
+    path.write_text(swapped)
+    ended = aura("rollout", "start", "aura.yaml")
+    assert ended.code == 1
+    assert "/research serves research@1.0.0 now, the plan's baseline is broken" in ended.err
+    assert "--replace" in ended.err
+    assert aura("rollout", "status", "--json").json == {"rollouts": []}
+    assert "no worker has taken it up" in aura("rollout", "start", "aura.yaml", "--replace").err
+
+
+def test_a_status_fits_a_terminal() -> None:
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(picture(tripped().status))
+    text = screen.file.getvalue() if isinstance(screen.file, io.StringIO) else ""
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    for header in (
+        "STAGE VERDICT ARM REQUESTS ERRORS FALLBACKS p50 p95",
+        "GUARD VERDICT EVIDENCE LIMIT REASON",
+    ):
+        assert any(line.split() == header.split() for line in lines), text
 
 
 def test_no_rollouts(aura: Aura) -> None:

@@ -84,6 +84,13 @@ def test_a_timeout_leaves_the_run(aura: Aura, project: Path) -> None:
     assert aura("runs", "show", "slow", "--json").json["run"]["state"] == "pending"
 
 
+def test_another_database(aura: Aura, project: Path) -> None:
+    other = ("--database", "other.db")
+    assert aura("run", "research:app", "research", '"a"', "--id", "one", *other).json == "A"
+    assert not (project / "aura.db").exists()
+    assert aura("runs", "show", "one", "--json", *other).json["run"]["state"] == "completed"
+
+
 def test_odd_results_are_printed_safely(aura: Aura) -> None:
     ended = aura("run", "research:app", "research", '"\\u001b[31m\\u00fc"')
     assert ended.json == "\x1b[31MÜ"

@@ -207,6 +207,17 @@ def test_no_traffic_is_not_enough() -> None:
         assert "0 of 20 requests" in found.reason
 
 
+def test_a_guard_that_does_not_count_shadows_says_so() -> None:
+    shadows = [seen(n, "cand", 0.0, shadow=True) for n in range(30)]
+    for kind in ("latency", "assignment"):
+        found = folded(state(kind, sla=0.8), shadows)
+        assert found.verdict == "not-enough"
+        assert found.reason.endswith(
+            "a shadow stage has none that count; it does not wait for this guard"
+        )
+        assert "0 of 20" not in found.reason
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.75])
 def test_both_arms_failing_does_not_trip(share: float) -> None:
     """A dependency of both is down: also the hard limits know that a rollback would not help."""

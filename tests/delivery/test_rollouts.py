@@ -294,6 +294,23 @@ async def test_the_same_plan_again(database: str) -> None:
             assert (await split_of(app)).seed == f"t/rollout-t-{number}"
 
 
+async def test_a_plan_whose_baseline_does_not_serve_is_refused_unless_it_is_meant(
+    database: str,
+) -> None:
+    """It would move everybody to its baseline at once."""
+    async with app_on(database) as app, traffic(app):
+        await app.rollouts.start(PLAN)
+        await ended(app)
+        assert await app.rollouts.serving("t") == ("b",)
+        other = forever(name="other", baseline="a", candidate="c")
+        with pytest.raises(RolloutError, match=r"to b, the baseline of rollout other is a.*--repl"):
+            await app.rollouts.start(other)
+        assert await app.rollouts.serving("t") == ("b",)
+        assert [status.name for status in await app.rollouts.all()] == ["t"]
+        await app.rollouts.start(other, replace=True)
+        assert await app.rollouts.serving("t") == ("a",)
+
+
 @pytest.mark.parametrize(
     ("on_not_enough", "state"), [("hold", "held"), ("rollback", "rolled-back")]
 )

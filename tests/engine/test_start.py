@@ -293,6 +293,17 @@ def test_a_version_is_declared_once() -> None:
         async def second() -> None: ...
 
 
+def test_a_declaration_without_brackets_says_how_to_write_it() -> None:
+    app = Aura("test", config=aura.Config(database=":memory:"))
+
+    async def flow() -> None: ...
+
+    bare: Any = app.workflow
+    for given in ((flow,), ()):
+        with pytest.raises(RegistrationError, match=r'@app\.workflow\(version="1\.0\.0"\)'):
+            bare(*given)
+
+
 @pytest.mark.parametrize("version", ["1", "1.0", "v1.0.0", "", "latest"])
 def test_versions_are_semantic(version: str) -> None:
     with pytest.raises(RegistrationError, match="not a semantic version"):

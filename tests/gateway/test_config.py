@@ -135,7 +135,7 @@ def test_errors_name_line_and_remedy(old: str, new: str, line: int, words: str) 
     text = FULL.replace(old, new, 1)
     if "path: /research" in new:
         text = text.replace("methods: [GET]", "methods: [GET, POST]")
-    with pytest.raises(ConfigError, match=words) as caught:
+    with pytest.raises(ConfigError, match=f"(?i){words}") as caught:
         parse_gateway(text, file="a.yaml")
     assert str(caught.value).startswith(f"a.yaml:{line}: ")
 

@@ -119,6 +119,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> T
     for name in columns:
         made.add_column(
             name.lstrip(">="),
+            min_width=len(name.lstrip(">=")),
             justify="right" if name.startswith(">") else "left",
             overflow="fold",
             no_wrap=name.startswith("="),
@@ -128,11 +129,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> T
     return made
 
 
-def complain(error: BaseException) -> None:
-    """One paragraph on stderr that says what was wrong and what to do."""
+def complain(error: BaseException, *, as_json: bool = False) -> None:
+    """One paragraph on stderr that says what was wrong and what to do; `as_json` also a line on
+    stdout: `{"error": {"type", "message", "hint", "run"}}`."""
     if os.environ.get("AURA_DEBUG") == "1":
         print(redact("".join(traceback.format_exception(error))), file=sys.stderr)
+    if as_json:
+        message = error.message if isinstance(error, AuraError) else str(error)
+        hint = error.hint if isinstance(error, AuraError) else ""
+        _print_error(type(error).__name__, message, hint, getattr(error, "run_id", None))
     note(paragraph(error))
+
+
+def _print_error(kind: str, message: str, hint: str, run: str | None) -> None:
+    said = {"type": kind, "message": redact(message), "hint": redact(hint), "run": run}
+    text = json.dumps({"error": said})  # in ASCII: also what is no text goes through
+    print(text, flush=True)
 
 
 def paragraph(error: BaseException) -> str:
@@ -149,8 +161,11 @@ def paragraph(error: BaseException) -> str:
     return f"{told} See: aura runs show {error.run_id}" if isinstance(error, RunFailed) else told
 
 
-def usage(message: str, command: str) -> None:
-    """How a command line should have been, on stderr."""
+def usage(message: str, command: str, *, as_json: bool = False) -> None:
+    """How a command line should have been, on stderr; `as_json` as an error of the type UsageError
+    on stdout, too."""
+    if as_json:
+        _print_error("UsageError", message, f"See: {command} --help", None)
     note(f"Error: {' '.join(message.split()).rstrip('.')}. See: {command} --help")
 
 

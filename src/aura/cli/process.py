@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import logging
 import os
 import signal
@@ -70,6 +71,14 @@ def stoppable() -> Iterator[Stop]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def user() -> str:
+    """Who gives the command; "" for a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def leave(code: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +32,7 @@ from aura.cli.output import (
 from aura.delivery.decide import Order
 from aura.delivery.plan import Plan, load_plan
 from aura.delivery.status import ArmStatus, RolloutStatus
-from aura.errors import ConfigError
+from aura.errors import ConfigError, RolloutError
 from aura.server.operations import live_workers
 
 rollout = typer.Typer(help="Move traffic to a candidate, stage by stage.", no_args_is_help=True)
@@ -60,11 +59,18 @@ def start(
     again: Annotated[
         bool, typer.Option("--again", help="Begin anew though it has completed before.")
     ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Begin though its baseline is not what serves now."),
+    ] = False,
     watch: Watch = False,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
     """Begin a rollout; workers drive it until its plan has ended.
+
+    One whose baseline is not what serves now is refused: it would move
+    everybody there at once.
 
     \b
     Examples:
@@ -81,7 +87,9 @@ def start(
                     "No live worker is there to drive the rollout. Start one with: "
                     "aura worker MODULE:APP, or aura serve MODULE:APP"
                 )
-            status = await app.rollouts.start(plan, again=again)
+            if not (again or replace) and not await app.rollouts.serving(plan.split):
+                _require_baseline(file, plan)
+            status = await app.rollouts.start(plan, again=again, replace=replace)
             return await _watch(app, plan.name, as_json) if watch else status
 
     _tell(process.run(begin(bare_app(database))), as_json, watched=watch)
@@ -205,6 +213,21 @@ def _require_targets(file: Path, plan: Plan) -> None:
         )
 
 
+def _require_baseline(file: Path, plan: Plan) -> None:
+    """When the plan's file has a gateway too and nothing has moved the split yet, what the gateway
+    serves is the plan's baseline."""
+    from aura.gateway import load_gateway
+
+    config = load_gateway(file)
+    for route in config.routes if config is not None else ():
+        if route.split == plan.split and route.baseline != plan.baseline:
+            raise RolloutError(
+                f"{file}: {route.path} serves {route.baseline} now, the plan's baseline is "
+                f"{plan.baseline}: it would move everybody there at once",
+                hint=f"Write `baseline: {route.baseline}`, or say that you mean it with --replace",
+            )
+
+
 def rollout_name(given: str) -> str:
     """The rollout that a plan's path or a name stands for.
 
@@ -227,7 +250,7 @@ def _order(
 
     async def give(app: Aura) -> tuple[RolloutStatus, bool]:
         async with opened(app):
-            status = await app.rollouts.order(wanted, order, reason=reason, by=by or _user())
+            status = await app.rollouts.order(wanted, order, reason=reason, by=by or process.user())
             return status, await _driver(app)
 
     status, driven = process.run(give(bare_app(database)))
@@ -276,13 +299,6 @@ def _screen(as_json: bool) -> Iterator[Callable[[RolloutStatus], None]]:
         return
     with Live(console=console(), auto_refresh=False, vertical_overflow="visible") as live:
         yield lambda status: live.update(picture(status), refresh=True)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name
-        return ""
 
 
 def _tell(status: RolloutStatus, as_json: bool, *, watched: bool) -> None:
@@ -337,22 +353,13 @@ def _traffic(status: RolloutStatus) -> Table:
 
 
 def _stages(status: RolloutStatus) -> Table:
-    columns = (
-        *("STAGE", "VERDICT", ">REQUESTS", ">ERRORS", ">FALLBACKS", ">p50", ">p95"),
-        *(">BASELINE", ">ERRORS", ">p50", ">p95"),
-    )
-    return table(
-        columns,
-        [
-            (
-                clean(stage.name),
-                styled(stage.verdict),
-                *_arm(stage.candidate),
-                *(part for at, part in enumerate(_arm(stage.baseline)) if at != 2),
-            )
-            for stage in status.stages
-        ],
-    )
+    columns = (*("STAGE", "VERDICT", "ARM", ">REQUESTS", ">ERRORS", ">FALLBACKS", ">p50", ">p95"),)
+    rows: list[tuple[RenderableType, ...]] = []
+    for stage in status.stages:
+        name, verdict = clean(stage.name), styled(stage.verdict)
+        rows.append((name, verdict, "candidate", *_arm(stage.candidate)))
+        rows.append(("", "", "baseline", *_arm(stage.baseline)))
+    return table(columns, rows)
 
 
 def _arm(arm: ArmStatus) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from aura.app import Aura, new_run_id
 from aura.cli import process
 from aura.cli.loading import load_app, opened
-from aura.cli.options import AppName, Json
+from aura.cli.options import AppDatabase, AppName, Json
 from aura.cli.output import duration, note, print_json, print_value
 from aura.codec import plain, to_json
 from aura.engine.definition import Workflow
@@ -56,6 +56,7 @@ def run(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds to wait; the run goes on after that.")
     ] = None,
+    database: AppDatabase = None,
     as_json: Json = False,
 ) -> None:
     """Run a workflow and print its result as JSON.
@@ -69,7 +70,7 @@ def run(
       aura run research:app research --input '{"text": "why"}' --id doc-17
       aura run research:app research '"long work"' --detach
     """
-    app = load_app(target)
+    app = load_app(target, database)
     workflow, *positional = call
     declared = app.registry.get(workflow, version or app.registry.resolve(workflow, ""))
     values = arguments(declared, positional, given)
@@ -89,8 +90,8 @@ def arguments(
     declared: Workflow[..., Any], positional: list[str], given: str | None
 ) -> dict[str, Any]:
     """Typed arguments by name, from JSON texts. Raises InvalidInput."""
-    values = [_decoded(text, f"argument {at}") for at, text in enumerate(positional, 1)]
-    named = _decoded(_text(given), "--input") if given is not None else {}
+    values = [decoded(text, f"argument {at}") for at, text in enumerate(positional, 1)]
+    named = decoded(_text(given), "--input") if given is not None else {}
     if not isinstance(named, dict):
         raise InvalidInput(
             "--input is not a JSON object", hint="Write '{\"name\": value}', one name per argument"
@@ -99,7 +100,8 @@ def arguments(
     return declared.signature.load(to_json(bound))
 
 
-def _decoded(text: str, what: str) -> Any:
+def decoded(text: str, what: str) -> Any:
+    """A value from JSON text on the command line. Raises InvalidInput."""
     try:
         return from_json(text)
     except ValueError as error:

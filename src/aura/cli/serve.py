@@ -48,7 +48,7 @@ def serve(
 ) -> None:
     """Serve an app on one port: worker, HTTP API and, when given, a gateway.
 
-    The API is at /api/v1 (read-only), health at /healthz and /readyz.
+    The API is at /api/v1, health at /healthz and /readyz.
     SIGTERM or Ctrl-C stops accepting, lets requests finish and hands runs
     back; a second one ends the process at once.
 

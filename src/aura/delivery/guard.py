@@ -341,7 +341,10 @@ def judge(state: GuardState, share: float) -> Judgement:
     sample = state.sample(share)
     verdict: Verdict = "pass"
     text = describe(state)
-    if sample < guard.min_sample:
+    if share <= 0 and guard.kind in ("latency", "assignment"):
+        verdict = "not-enough"
+        text = "a shadow stage has none that count; it does not wait for this guard"
+    elif sample < guard.min_sample:
         verdict = "not-enough"
         text = f"{sample} of {guard.min_sample} requests of the candidate seen; {text}"
     return Judgement(

@@ -58,6 +58,7 @@ class Rollouts:
         self._clock = clock
         self._start = start
         self._closing = False
+        self._observed = asyncio.Event()  # of this event loop: an app may be opened on several
         self.engine.attach(store, writer, clock)
         self._pen = asyncio.create_task(self._write(), name="aura-observations")
 
@@ -75,13 +76,16 @@ class Rollouts:
             self._lose(len(self._buffer), "the app was closed while the database was away")
             self._buffer.clear()
 
-    async def start(self, plan: Plan, *, again: bool = False) -> RolloutStatus:
+    async def start(
+        self, plan: Plan, *, again: bool = False, replace: bool = False
+    ) -> RolloutStatus:
         """Begin a rollout; its status once a worker has taken it up.
 
         The same plan started twice at the same moment is one rollout. One that has completed is
-        begun anew only with `again`: it would take the traffic back to its first stage. Raises
-        RolloutError while another one moves the same split, and when no worker takes it up within
-        5 seconds; it then begins as soon as there is one.
+        begun anew only with `again`: it would take the traffic back to its first stage. One whose
+        baseline is not what serves now moves everybody at once, so it begins only with `replace`
+        (or `again`). Raises RolloutError for these, while another one moves the same split, and
+        when no worker takes it up within 5 seconds; it then begins as soon as there is one.
         """
         for status in await self.all():
             if status.split == plan.split and await self.engine.under_way(status):
@@ -95,6 +99,8 @@ class Rollouts:
                     f"rollout {plan.name} has completed: {status.candidate} serves",
                     hint="To take the traffic through its stages anew: aura rollout start --again",
                 )
+        if not (again or replace):
+            await self._refuse_to_move_everybody(plan)
         run = await self.engine.announce(plan)
         try:
             await self._start(WORKFLOW, plan, run, id=run)
@@ -179,6 +185,23 @@ class Rollouts:
             return
         self._buffer.append(observation)
         self._observed.set()
+
+    async def _refuse_to_move_everybody(self, plan: Plan) -> None:
+        serving = await self.serving(plan.split)
+        if serving and plan.baseline not in serving:
+            raise RolloutError(
+                f"split {plan.split} sends its requests to {' and '.join(serving)}, the baseline "
+                f"of rollout {plan.name} is {plan.baseline}: it would move everybody there at once",
+                hint=f"Write `baseline: {serving[0]}`, or say that you mean it: "
+                "aura rollout start --replace",
+            )
+
+    async def serving(self, split: str) -> tuple[str, ...]:
+        """The arms that have a share of that split's requests; none when there is no such split."""
+        document = await self._store.document("split", split)
+        if document is None:
+            return ()
+        return tuple(arm.name for arm in Split.from_json(document.body).arms if arm.weight > 0)
 
     async def _begun(self, plan: Plan, run: str) -> RolloutStatus:
         """The status once the rollout has begun; without a worker it does not, so wait a little."""

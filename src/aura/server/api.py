@@ -1,4 +1,4 @@
-"""The HTTP API: `/healthz`, `/readyz` and, read-only, `/api/v1`.
+"""The HTTP API: `/healthz`, `/readyz` and `/api/v1`.
 
 Errors are problem documents (RFC 9457) with a stable `code`. As long as there are no tokens the
 API answers this machine only: a request whose Host is another name is refused, so that a web page
@@ -19,9 +19,23 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from aura.app import Aura
-from aura.errors import AuraError, InvalidInput, RolloutError, RunNotFound, StoreUnavailable
+from aura.errors import (
+    AuraError,
+    CodecError,
+    InvalidInput,
+    PayloadTooLarge,
+    RegistrationError,
+    ResultTimeout,
+    RolloutError,
+    RunConflict,
+    RunEnded,
+    RunNotFound,
+    StoreUnavailable,
+    UpdateRejected,
+)
 from aura.gateway.problems import Problem
 from aura.server import operations
+from aura.server.changing import changing
 from aura.server.hosts import host_of, is_loopback_name
 from aura.server.operations import MOST_RUNS, Overview
 from aura.server.views import RunDetail, RunList
@@ -35,12 +49,19 @@ READY_WITHIN = 2.0
 _HEALTH = frozenset({"/healthz", "/readyz", f"{API}/healthz", f"{API}/readyz"})
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {}}}
-    for status in (403, 404, 422, 503)
+    for status in (403, 404, 409, 415, 422, 503)
 }
 _KINDS: tuple[tuple[type[AuraError], int, str], ...] = (
     (RunNotFound, 404, "run-not-found"),
     (RolloutError, 404, "rollout-not-found"),
     (InvalidInput, 422, "invalid-input"),
+    (PayloadTooLarge, 413, "payload-too-large"),
+    (CodecError, 422, "invalid-input"),
+    (RegistrationError, 422, "invalid-input"),
+    (RunEnded, 409, "run-ended"),
+    (RunConflict, 409, "run-conflict"),
+    (UpdateRejected, 409, "update-rejected"),
+    (ResultTimeout, 504, "no-answer-yet"),
     (StoreUnavailable, 503, "store-unavailable"),
 )
 
@@ -57,6 +78,7 @@ def build_api(app: Aura) -> FastAPI:
     )
     api.include_router(_health(app))
     api.include_router(_health(app), prefix=API, include_in_schema=False)
+    api.include_router(changing(app), prefix=API, responses=_PROBLEMS)
     api.include_router(_reads(app), prefix=API, responses=_PROBLEMS)
     api.add_exception_handler(AuraError, _refused)
     api.add_exception_handler(RequestValidationError, _invalid)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from aura.app import Aura
+from aura.engine.fork import Fork, fork, fork_id
 from aura.errors import InvalidInput, RunNotFound
 from aura.server.views import (
     DatabaseView,
@@ -28,7 +29,7 @@ STATES: tuple[RunState, ...] = get_args(RunState)
 MOST_RUNS = 500
 """A page of a list is not longer than this."""
 
-RESERVED = frozenset({"self", "workflow", "id", "version", "queue"})
+RESERVED = frozenset({"self", "workflow", "id", "version", "queue", "deadline"})
 """Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
 position, so that data from outside can never stand for them."""
 
@@ -95,17 +96,50 @@ async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
     """A run with its journal. Raises RunNotFound."""
     record = await app.store.run(run_id) if storable(run_id) else None
     if record is None:
-        raise _no_run(run_id)
+        raise no_run(run_id)
     return run_detail(record, await app.store.journal(run_id), full=full)
 
 
 async def cancel_run(app: Aura, run_id: str) -> RunView:
     """Ask a run to stop; the run after that. Raises RunNotFound."""
     if not storable(run_id):
-        raise _no_run(run_id)
+        raise no_run(run_id)
     run = app.run(run_id)
     await run.cancel()
     return run_view(await run.record())
+
+
+@dataclass(frozen=True, slots=True)
+class ForkView:
+    """A fork that was made: how much of the original it has. `undone` are the keys of steps that
+    it counts as done although the original has compensated them since."""
+
+    run: RunView
+    entries: int
+    signals: int
+    undone: tuple[str, ...]
+
+
+async def fork_run(
+    app: Aura,
+    run_id: str,
+    *,
+    at: str | None = None,
+    version: str | None = None,
+    new_id: str | None = None,
+) -> ForkView:
+    """Start a second run from the middle of another one, before the key `at` (None: from its end).
+
+    Raises RunNotFound, InvalidInput, RunConflict.
+    """
+    if not storable(run_id):
+        raise no_run(run_id)
+    if new_id is not None and not storable(new_id):
+        raise InvalidInput("the new run's id cannot be stored", hint="Use other characters")
+    what = Fork(run_id, fork_id(run_id) if new_id is None else new_id, at, version)
+    made = await fork(app.store, what, app.clock.now())
+    view = run_view(await app.run(made.id).record())
+    return ForkView(view, made.entries, made.signals, made.undone)
 
 
 def storable(text: str) -> bool:
@@ -169,6 +203,7 @@ def _leading(function: Any, named: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return parameters[: places[-1] + 1] if places else []
 
 
-def _no_run(run_id: str) -> RunNotFound:
+def no_run(run_id: str) -> RunNotFound:
+    """What to raise for an id that no run has."""
     shown = run_id[:200].encode("utf-8", "replace").decode()
     return RunNotFound(f"there is no run {shown}", hint="List runs with: aura runs list")
