@@ -1,5 +1,5 @@
 """A real PostgreSQL server is killed and started again, its connections are cut, and runs with
-steps, sleeps and signals go on: all finish, and nothing that was acknowledged is lost.
+steps, sleeps, signals and events go on: all finish, and nothing that was acknowledged is lost.
 
 AURA_CHAOS_RUNS says how many runs at least (`make test-chaos`: 5,000).
 """
@@ -19,6 +19,7 @@ import pytest
 import aura
 from aura import Aura, Config, step
 from aura.errors import RunEnded, StoreUnavailable
+from aura.store.events import PARTITIONS
 from tests.chaos.server import FragileServer
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ CLIENTS = 20
 PATIENCE = 90.0  # seconds for one call, while the server is away again and again
 
 executed: Counter[tuple[str, str]] = Counter()
+handled: Counter[str] = Counter()
 
 
 @step
@@ -42,6 +44,7 @@ async def job(run: str, number: int) -> int:
     first = await add(run, "first", number)
     given = await aura.receive("go", type=int)
     left, right = await asyncio.gather(add(run, "left", given), add(run, "right", first))
+    await aura.emit("finished", run, key=run)
     await aura.sleep(0.01)
     return left + right
 
@@ -57,6 +60,11 @@ def server() -> Iterator[FragileServer]:
 async def worker(url: str) -> AsyncIterator[Aura]:
     app = Aura("chaos", config=Config(database=url, lease=2.0, poll=0.2, grace=1.0))
     app.workflow(version="1.0.0")(job)
+
+    @app.subscribe("finished", group="audit", retries=10)
+    async def audit(run: str) -> None:
+        handled[run] += 1
+
     async with app:
         yield app
 
@@ -107,6 +115,7 @@ async def keep_busy(apps: list[Aura], numbers: Iterator[int], enough: Callable[[
 @pytest.mark.timeout(1_800)
 async def test_nothing_is_lost_while_the_server_dies_again_and_again(server: FragileServer) -> None:
     executed.clear()
+    handled.clear()
     numbers = itertools.count()
     done = asyncio.Event()
     finished: list[int] = []
@@ -122,8 +131,20 @@ async def test_nothing_is_lost_while_the_server_dies_again_and_again(server: Fra
         await asyncio.gather(*(keep_busy([first, second], numbers, enough) for _ in range(CLIENTS)))
         assert await storm >= BLOWS
         assert len(finished) >= RUNS
-        for number in range(len(finished)):
-            await check(first, f"run-{number}")
+        ids = [f"run-{number}" for number in range(len(finished))]
+        for run_id in ids:
+            await check(first, run_id)
+        await all_handled(ids)
+        events = await first.store.events.read(
+            "finished", 0, tuple(range(PARTITIONS)), 2 * len(ids)
+        )
+        assert Counter(one.key for one in events.events) == Counter(ids)
+
+
+async def all_handled(ids: list[str]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while set(handled) != set(ids):
+            await asyncio.sleep(0.05)
 
 
 async def check(app: Aura, run_id: str) -> None:
