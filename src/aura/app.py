@@ -454,8 +454,7 @@ class Aura(Events):
     ) -> Run[Any]:
         execution = lane.execution
         chosen = self._choose(*what, terms.id or execution.id)
-        if terms.place is None and chosen.queue is not None:
-            terms = terms._replace(place=placed(chosen.queue))
+        terms = terms._replace(place=placed(terms.place, chosen.queue))
         await self.queues.require(terms.place)
         child = await execution.called(
             f"start of {chosen.name}",

@@ -20,7 +20,7 @@ from aura.errors import (
     RunConflict,
     UnknownQueue,
 )
-from aura.store.base import Heartbeat
+from aura.store.base import Heartbeat, RunFilter
 from tests.engine.kit import World, declare, drop, until
 
 PATIENCE = 30.0  # seconds: far more than a loaded machine needs
@@ -197,6 +197,41 @@ async def test_cancelled_failed_and_parked_runs_free_their_place(world: World, g
     gate.open = True
     assert await last.result(timeout=PATIENCE) == "z"
     assert gate.came == ["a", "z"]
+
+
+async def test_a_child_does_not_wait_for_its_parents_place(world: World, gate: Gate) -> None:
+    """The only place of the queue is the parent's, until it leaves memory to wait for the child."""
+    visit = visiting(gate)
+
+    async def family(name: str) -> str:
+        run = await app.start(visit, name, queue="q")
+        return str(await run.result())
+
+    parent = declare(family)
+    app = world.app(visit, parent)
+    app.queue("q", concurrency=1)
+    await opened(world, app)
+    gate.open = True
+    run = await app.start(parent, "a", queue="q")
+    assert await run.result(timeout=PATIENCE) == "a"
+    [child] = await app.runs(RunFilter(workflow=visit.name))
+    assert (child.parent, child.queue) == (run.id, "q")
+
+
+async def test_workflows_have_a_queue_of_their_own(world: World, gate: Gate) -> None:
+    async def flow(name: str) -> str:
+        return await gate.visit(name)
+
+    app = world.app(poll=600.0)
+    app.queue("other")
+    workflow = app.workflow(version="1.0.0", queue=app.queue("own"))(flow)
+    await opened(world, app)
+    gate.open = True
+    places = [None, app.place(key="k", delay=0.05), "other"]
+    runs = [await app.start(workflow, "x", queue=place) for place in places]
+    await results(runs)
+    records = [await run.record() for run in runs]
+    assert [(one.queue, one.key) for one in records] == [("own", ""), ("own", "k"), ("other", "")]
 
 
 # Recovery.
@@ -542,6 +577,15 @@ async def test_a_queue_that_another_process_has_declared(world: World, gate: Gat
 def test_limits_that_cannot_be(limits: dict[str, Any]) -> None:
     with pytest.raises(RegistrationError):
         Aura("test").queue(**{"name": "q", **limits})
+
+
+@pytest.mark.parametrize("place", [{"key": "a"}, {"priority": "high"}])
+async def test_the_default_queue_has_no_keys(
+    memory: World, gate: Gate, place: dict[str, Any]
+) -> None:
+    app = await memory.open(visiting(gate))
+    with pytest.raises(InvalidInput, match="default queue"):
+        await app.start("flow", "a", queue=app.place(**place))
 
 
 def test_a_queue_is_declared_once() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -67,7 +68,8 @@ def place(
     dedup: str | None = None,
     debounce: Wait | tuple[Wait, Wait] | None = None,
 ) -> Placement:
-    """A place in a queue (None: the default one). Times are seconds or timedeltas.
+    """A place in a queue (None: the workflow's own, or the default one). Times are seconds or
+    timedeltas.
 
     Runs of one `key` (a tenant, an account) have the limit per key in common, and keys take turns.
     `priority` is a name or a number of steps, each worth a minute of waiting. The run begins after
@@ -101,11 +103,25 @@ def place(
     )
 
 
-def placed(queue: str | Queue | Placement | None) -> Placement | None:
-    """What `queue=` of a start means; None for the default queue and nothing else."""
-    if isinstance(queue, Queue):
-        queue = queue.name
-    found = queue if isinstance(queue, Placement) else place(queue)
+def named(queue: str | Queue | Placement | None) -> Placement | None:
+    """What was given as `queue=`, as a place; None for nothing."""
+    if isinstance(queue, Placement):
+        return queue
+    name = queue.name if isinstance(queue, Queue) else queue
+    return None if name is None else place(name)
+
+
+def placed(queue: str | Queue | Placement | None, own: str | None) -> Placement | None:
+    """Where a run waits whose workflow has `own` as its queue; None for the default queue and
+    nothing else. Raises InvalidInput."""
+    found = named(queue) or Placement()
+    if found.queue is None and own is not None:
+        found = replace(found, queue=own)
+    if found.queue is None and (found.key or found.priority):
+        raise InvalidInput(
+            "the default queue has neither keys nor priorities",
+            hint='Name a queue, as in app.place("gpu", key=...)',
+        )
     return None if found == Placement() else found
 
 

@@ -164,7 +164,7 @@ class Worker:
         """
         full = len(self._executions) + self._reserved >= self._options.capacity
         away = self._stopping or not self._joined
-        if away or full or op.place or (op.workflow, op.version) not in self._claimable():
+        if away or full or op.place or not self._serves(op.workflow, op.version):
             return self._writer.submit(op)
         self._reserved += 1
         self._starting[op.id] += 1
@@ -194,10 +194,14 @@ class Worker:
             if mine and run.id not in self._executions:  # else the start was made twice
                 self.begin(Claimed(run, []))
 
+    def _serves(self, workflow: str, version: str) -> bool:
+        """Whether it knows the version, which requires nothing that this worker does not have."""
+        known = (workflow, version) in self._registry
+        required = self._registry.get(workflow, version).requires if known else frozenset()
+        return known and required <= self._options.offer.tags
+
     def _claimable(self) -> tuple[tuple[str, str], ...]:
-        """The versions whose workflows require nothing that this worker does not have."""
-        tags = self._options.offer.tags
-        return tuple((one.name, one.version) for one in self._registry if one.requires <= tags)
+        return tuple(pair for pair in self._registry.versions() if self._serves(*pair))
 
     @property
     def joined(self) -> bool:
