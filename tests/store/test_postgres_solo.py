@@ -83,3 +83,13 @@ async def test_the_end_of_a_parent_reaches_its_children(store: PostgresStore) ->
     found = await store.run("c")
     assert found is not None
     assert found.cancel_requested or found.state == "cancelled"
+
+
+async def test_two_runs_end_in_one_batch(store: PostgresStore) -> None:
+    await store.commit([start("a"), start("b")])
+    ends = [Settle(one, 1, "completed", b"2", announce=False) for one in "ab"]
+    assert await store.commit(ends) == [None, None]
+    for one in "ab":
+        run = await store.run(one)
+        assert run is not None
+        assert run.state == "completed"

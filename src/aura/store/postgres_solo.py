@@ -26,8 +26,9 @@ async def commit_alone(
     first, last = ops[0], ops[-1]
     if type(first) is Append and len(ops) == 1:
         return await _append(connection, first)
-    if type(last) is Settle and type(first) in (Append, Settle) and len(ops) <= 2:
-        return await _finish(connection, first if type(first) is Append else None, last)
+    entry = first if type(first) is Append and len(ops) == 2 else None
+    if type(last) is Settle and (entry is not None or len(ops) == 1):
+        return await _finish(connection, entry, last)
     if type(first) is StartRun and len(ops) == 1:
         return await _start(connection, first, new_run)
     return None
