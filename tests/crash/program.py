@@ -21,6 +21,12 @@ LEASE = 0.6
 CAPACITY = 12
 
 
+class Narrow:
+    """The queue of that name: how many of its runs may be running, and begin within the hour."""
+
+    places, starts = 3, 5
+
+
 class Here:
     """What this process is: a worker's app, and its ledger."""
 
@@ -33,6 +39,7 @@ def open_app(database: str, *, lease: float = LEASE) -> Aura:
     """The app of one process; opened by the caller."""
     config = Config(database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0)
     made = Aura("crash", config=config)
+    made.queue("narrow", concurrency=Narrow.places, rate=(Narrow.starts, 3600.0))
     for workflow in (order, gated, booked):
         made.registry.add(workflow)
     return made
