@@ -226,10 +226,10 @@ class SimulatedStore(SqliteStore):
         self._world = world
         self._process = process
 
-    def _commit(self, db: Any, ops: Sequence[Op]) -> list[Outcome]:
-        outcomes = super()._commit(db, ops)
+    def _commit(self, db: Any, ops: Sequence[Op]) -> tuple[list[Outcome], list[str]]:
+        outcomes, topics = super()._commit(db, ops)
         self._world.history.committed(self._process.name, ops, outcomes)
-        return outcomes
+        return outcomes, topics
 
     def _claim(self, db: Any, claim: Claim) -> ClaimResult:
         found = super()._claim(db, claim)

@@ -19,7 +19,7 @@ MOST_RECOVERIES = 10
 def poisoned(claimed: Claimed, most: int) -> PoisonRun | None:
     """Why a run that was taken over is to be parked; None when it may go on."""
     marks = _marks(claimed)
-    if not _taken_over_since(claimed, marks) or len(marks) + 1 < most:
+    if not _taken_over_again(claimed) or len(marks) + 1 < most:
         return None
     return PoisonRun(
         f"{len(marks) + 1} workers in a row died while they executed run {claimed.run.id}, and it "
@@ -30,7 +30,7 @@ def poisoned(claimed: Claimed, most: int) -> PoisonRun | None:
 
 def mark(claimed: Claimed) -> tuple[Call, bytes] | None:
     """The line to be written into the journal before such a run goes on, or None."""
-    if not _taken_over_since(claimed, _marks(claimed)):
+    if not _taken_over_again(claimed):
         return None
     count = claimed.run.recoveries
     return Call(f"0/~{RECOVERED}#{count}", "", None), to_json(count)
@@ -46,7 +46,11 @@ def _marks(claimed: Claimed) -> list[Entry]:
     return found
 
 
-def _taken_over_since(claimed: Claimed, marks: list[Entry]) -> bool:
-    """Whether there was another takeover since the last line; the first one has none."""
+def _taken_over_again(claimed: Claimed) -> bool:
+    """Whether there was another takeover since the last line, which may be anywhere; the first
+    takeover has none. Waking from a sleep is no takeover."""
     recoveries = claimed.run.recoveries
-    return recoveries > 1 and not (marks and plain(marks[0].output) == recoveries)
+    if recoveries <= 1:
+        return False
+    last = next((one for one in reversed(claimed.journal) if one.kind == RECOVERED), None)
+    return last is None or bool(plain(last.output) != recoveries)
