@@ -1,6 +1,7 @@
 """Run workflows: replay, steps, retries, leases. What other rooms may use is named here."""
 
 from aura.engine.definition import Registry, Resolver, Workflow
+from aura.engine.durable import cancelled
 from aura.engine.handle import Results, Run
 from aura.engine.queues import Queue, Queues
 from aura.engine.retry import Retry
@@ -23,5 +24,6 @@ __all__ = [
     "Worker",
     "WorkerOptions",
     "Workflow",
+    "cancelled",
     "step",
 ]

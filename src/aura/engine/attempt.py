@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aura.codec import pack, plain, to_json
 from aura.engine.calls import Call, is_being_cancelled
 from aura.engine.faults import dump_step_failure, message, step_failure
-from aura.engine.lanes import StepScope, scope
+from aura.engine.lanes import Gate, StepScope, scope
 from aura.engine.middleware import Invocation, wrapped
 from aura.engine.step import Step, TransactionStep
 from aura.engine.transacted import transacted
@@ -115,12 +115,16 @@ async def _run_once(
 ) -> tuple[Any, bytes]:
     """Run the step's own code; its result as a replay will see it, and as it is stored."""
     outbox = None if isinstance(step, TransactionStep) else one.outbox
-    outer = scope.set(StepScope(execution.id, one.call.key, one.number, execution, outbox))
+    gate = Gate()
+    outer = scope.set(StepScope(execution.id, one.call.key, one.number, execution, outbox, gate))
     try:
         if step.timeout is None:
             value = await _start(execution, step, arguments, one)
         else:
             value = await _in_time(execution, step, arguments, one)
+    except BaseException:
+        gate.closed = True  # for a thread that goes on
+        raise
     finally:
         scope.reset(outer)
     slot = step.slot

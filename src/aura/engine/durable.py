@@ -17,7 +17,7 @@ from aura.engine.definition import check_signal_name
 from aura.engine.events import handling
 from aura.engine.lanes import Lane, StepScope, scope
 from aura.engine.streams import ITEM
-from aura.errors import ConfigError, InvalidInput
+from aura.errors import ConfigError, InvalidInput, TryOver
 
 _clock = SystemClock()
 _STATE = Slot(Any, "a state")
@@ -120,13 +120,16 @@ class Stream:
         """Add an item. Items are gathered for some milliseconds and written in batches.
 
         In a workflow's own code each is written exactly once, over crashes and replays. In a step
-        (also in a thread) it is written again when the step runs again. Outside a run nothing
+        (also in a thread) it is written again when the step runs again; in one that nobody waits
+        for any more (`aura.engine.cancelled`) this raises and writes nothing. Outside a run nothing
         happens. Raises CodecError, PayloadTooLarge.
         """
         data = ITEM.dump(item)
         current = scope.get()
         if current is None:
             return
+        if cancelled():
+            raise TryOver("the step that writes to a stream was cancelled, or its time was over")
         pack(data, current.execution.limits, f"an item of stream {self.name}")
         place = current.id if isinstance(current, Lane) else current.key
         current.execution.streams.write(place, self.name, data)
@@ -135,6 +138,15 @@ class Stream:
 def stream(name: str) -> Stream:
     """The stream of that name of this run: `aura.stream("tokens").write(token)`."""
     return Stream(name)
+
+
+def cancelled() -> bool:
+    """Whether nobody waits any more for the step that calls this: its run was cancelled or taken by
+    another worker, or the step's time was over. Code of an `async def` step gets CancelledError;
+    a thread cannot be stopped, so a long `def` step should look here now and then and return.
+    Outside a step it is False."""
+    current = scope.get()
+    return isinstance(current, StepScope) and current.gate is not None and current.gate.closed
 
 
 def idempotency_key() -> str:

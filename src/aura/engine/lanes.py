@@ -73,6 +73,15 @@ class FixedLane(Lane):
         return self._key
 
 
+class Gate:
+    """Whether a try of a step still counts. Read by the thread that runs it."""
+
+    __slots__ = ("closed",)
+
+    def __init__(self) -> None:
+        self.closed = False
+
+
 class StepScope(NamedTuple):
     """Where the code of a step runs; durable calls are plain calls there."""
 
@@ -81,6 +90,7 @@ class StepScope(NamedTuple):
     attempt: int
     execution: Execution
     outbox: list[NewEvent] | None = None  # what its code emits; it cannot when there is none
+    gate: Gate | None = None
 
 
 scope: contextvars.ContextVar[Lane | StepScope | None] = contextvars.ContextVar(

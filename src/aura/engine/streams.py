@@ -9,12 +9,14 @@ the journal has are skipped. A step that runs again writes again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aura.codec import Limits, Slot, pack, plain
 from aura.engine.calls import Call
+from aura.errors import HistoryTooLong
 from aura.store.base import Announce, Entry
 
 if TYPE_CHECKING:
@@ -81,13 +83,17 @@ class Streams:
             self._timer = None
         buffers, self._buffers, self._size = self._buffers, {}, 0
         execution = self._execution
-        if not buffers or execution.stopped:
+        if not buffers or execution.stopped or execution.ended:
             return
+        with contextlib.suppress(HistoryTooLong):  # which has parked the run
+            self._record(buffers)
+        execution.tell(Announce(f"stream:{execution.id}"))
+
+    def _record(self, buffers: dict[tuple[str, str], list[bytes]]) -> None:
         for (key, name), items in buffers.items():
             call = Call(f"{key}#{self._written[key] + 1}", name, b"%d" % len(items))
             self._written[key] += len(items)
-            execution.recorder.record(call, "stream", output=self._packed(items))
-        execution.tell(Announce(f"stream:{execution.id}"))
+            self._execution.recorder.record(call, "stream", output=self._packed(items))
 
     def _packed(self, items: list[bytes]) -> bytes:
         room = Limits(self._execution.limits.max_bytes + 2 * _BATCH_BYTES)  # each item was checked
