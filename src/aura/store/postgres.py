@@ -63,7 +63,7 @@ from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
 from aura.store.postgres_queues import Placed, all_queues, count_runs, placed_row, put_queue
 from aura.store.postgres_session import Aid, PostgresSession
 from aura.store.postgres_solo import commit_alone
-from aura.store.queries import migrations, outstanding, queries
+from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.session import Isolation, Session
 
@@ -173,7 +173,8 @@ class PostgresStore:
         return await self._fetch(Entry, "journal", run_id)
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
-        return await self._fetch(Entry, "entries", run_id, kind, after)
+        query = "shown_entries" if kind in SHOWN else "entries"
+        return await self._fetch(Entry, query, run_id, kind, after)
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         if not wanted:

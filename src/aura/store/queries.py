@@ -12,6 +12,9 @@ from typing import Literal
 
 from aura.errors import SchemaMismatch, SchemaTooNew
 
+SHOWN = frozenset({"state", "stream", "answer"})
+"""Kinds of journal entries that are looked for from outside, so they have an index."""
+
 _NAME = re.compile(r"^-- :name: (\w+)$", re.MULTILINE)
 _FILE = re.compile(r"^(\d{4})_(pre|post)_(\w+)\.sql$")
 

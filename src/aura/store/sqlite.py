@@ -45,7 +45,7 @@ from aura.store.base import (
 )
 from aura.store.events_sqlite import SqliteEvents, with_events
 from aura.store.portable import Admission, Fence, Line, Page, Row
-from aura.store.queries import migrations, outstanding, queries
+from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.session import Isolation, Session
 from aura.store.sqlite_ends import after_the_end
@@ -160,7 +160,8 @@ class SqliteStore:
         return [Entry(*row) for row in await self._read("journal", {"run": run_id})]
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
-        return [Entry(*row) for row in await self._read("entries", (run_id, kind, after))]
+        query = "shown_entries" if kind in SHOWN else "entries"
+        return [Entry(*row) for row in await self._read(query, (run_id, kind, after))]
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         if not wanted:

@@ -373,6 +373,13 @@ ORDER BY seq
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
 FROM aura.journal WHERE run_id = $1 AND kind = $2 AND seq > $3 ORDER BY seq
 
+-- :name: shown_entries
+-- Of one of the kinds that have an index.
+SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+FROM aura.journal
+WHERE run_id = $1 AND kind = $2 AND seq > $3 AND kind IN ('state', 'stream', 'answer')
+ORDER BY seq
+
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
 FROM unnest($1::text[], $2::integer[]) AS wanted (run_id, after)

@@ -206,6 +206,13 @@ WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
 FROM journal WHERE run_id = ? AND kind = ? AND seq > ? ORDER BY seq
 
+-- :name: shown_entries
+-- Of one of the kinds that have an index.
+SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+FROM journal INDEXED BY journal_shown
+WHERE run_id = ? AND kind = ? AND seq > ? AND kind IN ('state', 'stream', 'answer')
+ORDER BY seq
+
 -- :name: workers
 SELECT id, lease_until, started_at, info FROM workers ORDER BY started_at, id
 

@@ -100,6 +100,10 @@ ALTER TABLE aura.journal
     ALTER output SET STORAGE EXTERNAL,
     ALTER error SET STORAGE EXTERNAL;
 
+-- What a run shows to those outside, found without reading its steps.
+CREATE INDEX journal_shown ON aura.journal (run_id, kind, seq)
+    WHERE kind IN ('state', 'stream', 'answer');
+
 CREATE TABLE aura.signals (
     run_id   text COLLATE "C" NOT NULL,
     seq      integer NOT NULL,

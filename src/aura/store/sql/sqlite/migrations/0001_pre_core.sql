@@ -67,6 +67,9 @@ CREATE TABLE journal (
     PRIMARY KEY (run_id, seq)
 ) WITHOUT ROWID;
 
+CREATE INDEX journal_shown ON journal (run_id, kind, seq)
+    WHERE kind IN ('state', 'stream', 'answer');
+
 CREATE TABLE signals (
     run_id   TEXT NOT NULL,
     seq      INTEGER NOT NULL,
