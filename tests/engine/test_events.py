@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +21,9 @@ from aura.errors import (
     RegistrationError,
     RunFailed,
 )
-from aura.store.base import Outcome
+from aura.server import letters
+from aura.store.base import Heartbeat, Outcome
+from aura.store.events import Change, Join, NewEvent, Progress, partition
 from tests.engine.events_kit import Seen, caught_up, crash, listening, stored
 from tests.engine.kit import World, declare, replayed, until
 
@@ -415,6 +418,37 @@ async def test_wrong_handlers(world: World) -> None:
     await app.close()
 
 
+async def test_a_thread_is_waited_for_before_its_key_goes_on(world: World) -> None:
+    """A plain function cannot be stopped, so a replay does not begin beside it."""
+    inside, most = 0, 0
+    entered, gate = threading.Event(), threading.Event()
+    seen = Seen()
+
+    def subscribe(app: Aura) -> None:
+        @app.subscribe("orders", group="g")
+        def handle(payload: int, event: Event) -> None:
+            nonlocal inside, most
+            inside += 1
+            most = max(most, inside)
+            entered.set()
+            gate.wait(20)
+            inside -= 1
+            seen(payload, event)
+
+    app = await listening(world, subscribe)
+    await app.emit("orders", 1, key="k")
+    await until(entered.is_set)
+    await letters.replay_topic(app, "orders", "g", 0.0)
+    assert app._bus is not None
+    [consumer] = app._bus.consumers
+    await until(lambda: consumer._fading != {})
+    gate.set()
+    await until(caught_up(app), timeout=20)
+    keys = [event.idempotency_key for event in seen.events]
+    assert keys == ["g:orders:1", "g:orders:1~1"]
+    assert most == 1
+
+
 # -- several processes -------------------------------------------------------------------------
 
 
@@ -491,6 +525,38 @@ async def test_a_crashed_consumer_is_followed_without_a_loss(world: World) -> No
     in_order(seen, 10, 100)
 
 
+async def test_what_is_delivered_again_is_in_order_too(world: World) -> None:
+    """A worker died when 2 was handled and 3 waited for its retry, while 1, of another key, held
+    the cursor: 2 comes once more, and before 3."""
+    keys = ["k", next(k for k in map(str, range(1_000)) if _part(k) == _part("k"))]
+    client = await world.open(worker=False)
+    for number, key in ((1, keys[1]), (2, "k"), (3, "k")):
+        await client.emit("orders", number, key=key)
+    store = client.store
+    await store.commit([Heartbeat("dead", 60.0)])
+    [found] = await store.events.balance("dead", [Join("orders", "g")])
+    epoch = next(one.epoch for one in found.parts if one.part == _part("k"))
+    waits = Change(3, "k", "waiting", 1, None, None)
+    op = Progress("orders", "g", _part("k"), epoch, 0, (waits,))
+    assert await store.commit([op, Heartbeat("dead", 0.0)]) == [None, None]
+    seen = Seen()
+
+    def subscribe(app: Aura) -> None:
+        @app.subscribe("orders", group="g", concurrency=1)
+        async def handle(payload: int, event: Event) -> None:
+            seen(payload, event)
+
+    app = await listening(world, subscribe)
+    await until(caught_up(app), timeout=20)
+    assert sorted(seen.payloads) == [1, 2, 3]
+    assert seen.of("k") == [2, 3]
+    assert [event.attempt for event in seen.events if event.seq == 3] == [2]
+
+
+def _part(key: str) -> int:
+    return partition(NewEvent("orders", "", key, b""))
+
+
 async def test_a_fenced_consumer_moves_nothing(world: World) -> None:
     """A process that was paused past its lease wakes up: its progress is refused, and what it was
     busy with is handled by the other one."""
@@ -513,8 +579,6 @@ async def test_a_fenced_consumer_moves_nothing(world: World) -> None:
     await first.emit("orders", 1, key="k")
     await asyncio.wait_for(began.wait(), 10)
     assert first._worker is not None
-    from aura.store.base import Heartbeat
-
     async with world.store() as store:
         await store.commit([Heartbeat(first._worker.id, 0.0)])
     second = await listening(world, subscribe_second, lease=60.0)

@@ -89,9 +89,10 @@ class Consumer:
         tasks = self._tasks()
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
-            for task in self._tasks():
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(2):  # what waits for a thread ends with the second request
+                for task in self._tasks():
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=_PAUSE)
         with contextlib.suppress(StoreUnavailable):
             await self._write()
         for loop in self._loops:
@@ -137,6 +138,8 @@ class Consumer:
             self._abandon(part)
 
     def _abandon(self, part: Part) -> None:
+        if part.gone:
+            return
         part.gone = True
         if self._parts.get(part.number) is part:
             del self._parts[part.number]
@@ -167,8 +170,9 @@ class Consumer:
         for row in rows:
             part = by_number[row.part]
             if row.seq > part.cursor:
-                part.skip.add(row.seq)
-            lines[self._arrived(part, row)] = None
+                part.ahead[row.seq] = row  # what came before it in its key may come once more, too
+            else:
+                lines[self._arrived(part, row)] = None
         self._parts |= by_number
         for line in lines:
             self._go_on(line)
@@ -203,7 +207,11 @@ class Consumer:
         for row in rows:
             part = self._parts.get(row.part)
             told = row.state in ("requeued", "dropped") and row.seq in wanted
-            if part is not None and not part.over and told and row.seq not in part.stored:
+            if part is None or part.over or not told or row.seq in part.stored:
+                continue
+            if row.seq in part.ahead:
+                part.ahead[row.seq] = row
+            else:
                 self._go_on(self._arrived(part, row))
 
     # Reading.
@@ -254,8 +262,9 @@ class Consumer:
     def _admit(self, part: Part, event: Event) -> None:
         if part.gone:
             return
-        if event.seq in part.skip:
-            part.skip.discard(event.seq)
+        row = part.ahead.pop(event.seq, None)
+        if row is not None:
+            self._go_on(self._arrived(part, row))
             return
         parcel = Parcel(event.seq, event.key, event)
         part.open[event.seq] = parcel

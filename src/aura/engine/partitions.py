@@ -99,7 +99,7 @@ class Part:
         self.until = tail
         self.open: dict[int, Parcel] = {}  # in order of seq
         self.stored: set[int] = set()
-        self.skip: set[int] = set()  # rows ahead of the cursor, which will be read once more
+        self.ahead: dict[int, Delivery] = {}  # rows of events that will be read once more
         self.loaded = 0  # events whose payloads are in memory
         self.lines: dict[str, Line] = {}
         self.tasks: set[asyncio.Task[None]] = set()

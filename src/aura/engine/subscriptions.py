@@ -184,7 +184,9 @@ class Handler:
             return
         context = contextvars.copy_context()
         work = functools.partial(context.run, function, **arguments)
-        result = await asyncio.get_running_loop().run_in_executor(self._around.threads, work)
+        result = await _to_its_end(
+            asyncio.get_running_loop().run_in_executor(self._around.threads, work)
+        )
         if inspect.isawaitable(result):
             await result
 
@@ -199,6 +201,17 @@ class Handler:
         payload = b"{}" if not names else b'{"%b":%b}' % (names[0].encode(), unpack(event.payload))
         arguments = chosen.signature.load(payload)
         await around.start(chosen.name, *arguments.values(), id=key, version=chosen.version)
+
+
+async def _to_its_end(thread: asyncio.Future[Any]) -> Any:
+    """What a thread gives. It cannot be stopped, so who is cancelled meanwhile waits for its end:
+    nothing else of its key is handled here before that. A second request does not wait."""
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        if not thread.done():
+            await asyncio.wait([thread])
+        raise
 
 
 async def failure_of(trying: Awaitable[None]) -> BaseException | None:
