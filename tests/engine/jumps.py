@@ -35,7 +35,7 @@ class Jumps:
     """Moves the time of a world's database on. SQLite has none but its processes'."""
 
     def __init__(self, world: World) -> None:
-        self._world = world
+        self.world = world
         self.clock = ClockAhead()
         self._postgres = world.database.startswith("postgres")
         if not self._postgres:
@@ -44,7 +44,7 @@ class Jumps:
     async def on(self, seconds: float) -> None:
         self.clock.ahead += seconds
         if self._postgres:
-            connection = await asyncpg.connect(self._world.database)
+            connection = await asyncpg.connect(self.world.database)
             try:
                 await connection.execute(_MOMENT.format(ahead=self.clock.ahead))
             finally:
