@@ -35,7 +35,8 @@ class History:
     def __init__(self, run_id: str, limits: HistoryLimits) -> None:
         self._run_id = run_id
         self._limits = limits
-        self._calm = (int(WARN_AT * limits.entries), int(WARN_AT * limits.bytes))
+        self._calm_entries = int(WARN_AT * limits.entries)
+        self._calm_bytes = int(WARN_AT * limits.bytes)
         self._entries = 0
         self._bytes = 0
         self._warned = False
@@ -45,13 +46,13 @@ class History:
         for entry in entries:
             self._entries += 1
             self._bytes += size(entry)
-        self._warned = not self._is_calm  # whoever wrote them has said so
+        self._warned = not self._is_calm()  # whoever wrote them has said so
 
     def add(self, entry: Entry) -> None:
         """One more. Raises HistoryTooLong when it would be one too many."""
         self._entries += 1
         self._bytes += size(entry)
-        if self._is_calm:
+        if self._is_calm():
             return
         limits = self._limits
         if self._entries > limits.entries or self._bytes > limits.bytes:
@@ -70,16 +71,14 @@ class History:
                 self._run_id, self._entries, self._bytes, limits.entries, limits.bytes,
             )  # fmt: skip
 
-    @property
     def _is_calm(self) -> bool:
-        return self._entries <= self._calm[0] and self._bytes <= self._calm[1]
+        return self._bytes <= self._calm_bytes and self._entries <= self._calm_entries
 
 
 def size(entry: Entry) -> int:
     """Bytes that an entry takes, without what all entries have in common."""
-    return (
-        len(entry.key)
-        + len(entry.input or b"")
-        + len(entry.output or b"")
-        + len(entry.error or b"")
-    )
+    total = len(entry.key)
+    for part in (entry.input, entry.output, entry.error):
+        if part is not None:
+            total += len(part)
+    return total

@@ -24,12 +24,13 @@ class StoreClock:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._here = clock.now
         self.offset = 0.0
         """Seconds by which the database is ahead of this machine."""
         self._sleepers: set[asyncio.Task[None]] = set()
 
     def now(self) -> float:
-        return self._clock.now() + self.offset
+        return self._here() + self.offset
 
     def monotonic(self) -> float:
         return self._clock.monotonic()

@@ -244,7 +244,7 @@ class Committer:
                 self._times.observe(len(batch), self._clock.monotonic() - began)
                 self.counts.commits += 1
                 self.counts.ops += len(batch)
-                self.counts.entries += sum(type(op) in _ENTRIES for op, _ in batch)
+                self.counts.entries += sum([type(op) in _ENTRIES for op, _ in batch])
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
                 return
