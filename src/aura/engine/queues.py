@@ -164,33 +164,41 @@ class Queues:
 
     async def open(self, store: Store, writer: Writer, *, worker: bool) -> None:
         """Store what was declared; see the module's docstring. Raises StoreUnavailable."""
-        self._store = store
-        there = {one.name: one.limits for one in await store.queues()}
-        self._known = {*there, *self._declared}
-        for name, queue in self._declared.items():
-            before = there.get(name)
-            if before == queue.limits or (before is not None and not worker):
-                continue
-            await store.put_queue(name, queue.limits, replace=worker)
-            if before is not None:
-                log.warning(
-                    "queue %s has new limits for all: %s instead of %s",
-                    name, queue.limits.dump(), before.dump(),
-                )  # fmt: skip
-                await writer.submit(Announce("ready"))
+        self._store, self._writer, self._worker = store, writer, worker
+        self._known = set()
+        if self._declared:
+            await self._look(set(self._declared))
 
     async def require(self, place: Placement | None) -> None:
         """Raises UnknownQueue for a queue that is neither declared here nor in the database."""
         name = None if place is None else place.queue
         if name is None or name in self._known:
             return
-        self._known |= {one.name for one in await self._store.queues()}
+        await self._look({name} & self._declared.keys())
         if name not in self._known:
             raise UnknownQueue(
                 f"there is no queue {name}",
                 hint=f"Declare it with app.queue({name!r}); known: "
                 f"{', '.join(sorted(self._known)) or 'none'}",
             )
+
+    async def _look(self, declared: set[str]) -> None:
+        """Which queues there are; these are stored, if need be."""
+        there = {one.name: one.limits for one in await self._store.queues()}
+        for name in sorted(declared):
+            await self._define(self._declared[name], there.get(name))
+        self._known |= {*there, *declared}
+
+    async def _define(self, queue: Queue, before: QueueLimits | None) -> None:
+        if before == queue.limits or (before is not None and not self._worker):
+            return
+        await self._store.put_queue(queue.name, queue.limits, replace=self._worker)
+        if before is not None:
+            log.warning(
+                "queue %s has new limits for all: %s instead of %s",
+                queue.name, queue.limits.dump(), before.dump(),
+            )  # fmt: skip
+            await self._writer.submit(Announce("ready"))
 
 
 def checked_tags(tags: Iterable[str]) -> frozenset[str]:
