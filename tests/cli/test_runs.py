@@ -12,6 +12,7 @@ from tests.cli.conftest import Aura
 RUN_KEYS = {
     *("id", "workflow", "version", "state", "created_at", "started_at", "finished_at", "seconds"),
     *("wake_at", "worker", "epoch", "recoveries", "cancel_requested", "error"),
+    *("queue", "key", "priority"),
 }
 CALL_KEYS = {
     *("lane", "name", "number", "key", "kind", "state", "attempts", "started_at", "seconds"),

@@ -160,6 +160,8 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
         ("created", f"{moment(run.created_at)} UTC"),
         ("took", duration(run.seconds)),
     ]
+    if run.queue:
+        facts.append(("queue", clean(run.queue) + (f", key {clean(run.key)}" if run.key else "")))
     if run.wake_at:
         facts.append(("wakes", f"{moment(run.wake_at)} UTC"))
     if run.worker:

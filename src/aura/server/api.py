@@ -31,6 +31,7 @@ from aura.errors import (
     RunEnded,
     RunNotFound,
     StoreUnavailable,
+    UnknownQueue,
     UpdateRejected,
 )
 from aura.gateway.problems import Problem
@@ -38,6 +39,7 @@ from aura.server import operations
 from aura.server.changing import changing
 from aura.server.hosts import host_of, is_loopback_name
 from aura.server.operations import MOST_RUNS, Overview
+from aura.server.queues import QueueDetail, QueueView, list_queues, show_queue
 from aura.server.views import RunDetail, RunList
 
 log = logging.getLogger("aura.server")
@@ -54,6 +56,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 _KINDS: tuple[tuple[type[AuraError], int, str], ...] = (
     (RunNotFound, 404, "run-not-found"),
     (RolloutError, 404, "rollout-not-found"),
+    (UnknownQueue, 404, "queue-not-found"),
     (InvalidInput, 422, "invalid-input"),
     (PayloadTooLarge, 413, "payload-too-large"),
     (CodecError, 422, "invalid-input"),
@@ -124,6 +127,16 @@ def _reads(app: Aura) -> APIRouter:
     async def rollouts() -> dict[str, Any]:
         """All rollouts, by name."""
         return {"rollouts": [one.plain() for one in await app.rollouts.all()]}
+
+    @router.get("/queues")
+    async def queues() -> dict[str, list[QueueView]]:
+        """All queues, by name: their limits, and their runs that have not ended."""
+        return {"queues": await list_queues(app)}
+
+    @router.get("/queues/{name:path}")
+    async def queue(name: str) -> QueueDetail:
+        """A queue, the keys that wait in it, and who works on it."""
+        return await show_queue(app, name)
 
     @router.get("/runs")
     async def runs(

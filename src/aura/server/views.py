@@ -50,7 +50,8 @@ class ErrorView:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as it stands in a list. `seconds` from its start to its end, or None before that."""
+    """A run as it stands in a list. `seconds` from its start to its end, or None before that;
+    `queue` is None for the default one."""
 
     id: str
     workflow: str
@@ -66,6 +67,9 @@ class RunView:
     recoveries: int
     cancel_requested: bool
     error: ErrorView | None
+    queue: str | None
+    key: str
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,9 @@ def run_view(run: RunRecord) -> RunView:
         recoveries=run.recoveries,
         cancel_requested=run.cancel_requested,
         error=error_view(run.error),
+        queue=run.queue,
+        key=run.key,
+        priority=run.priority,
     )
 
 
