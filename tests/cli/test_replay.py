@@ -111,6 +111,7 @@ def test_what_cannot_be_replayed_is_said(aura: Aura, recorded: Path) -> None:
         (("nobody",), "no run nobody"),
         (("--state", "odd"), "no state 'odd'"),
         (("--bundle", "nowhere"), "nowhere cannot be read"),
+        (("--database", "nowhere.db"), "no database at nowhere.db"),
     ):
         wrong = aura("replay", "research:app", *options)
         assert (wrong.code, wrong.err.count("\n")) == (1, 1)

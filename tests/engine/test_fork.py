@@ -170,7 +170,7 @@ async def test_branches_beside_the_key_are_kept_as_far_as_they_were(
         return found
 
     async def both() -> list[list[str]]:
-        return await asyncio.gather(left(), right())
+        return [*await asyncio.gather(left(), right())]
 
     app = await world.open(declare(both))
     run = await app.start("both")

@@ -7,6 +7,7 @@ import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,8 @@ import aura
 from aura import Aura, step
 from aura.clock import SystemClock
 from aura.engine import moving
-from aura.engine.bundle import Encoder, Header
 from aura.engine.moving import Export, Imported, export, import_bundle
 from aura.errors import (
-    BundleDamaged,
     BundleError,
     KeyMissing,
     RunEnded,
@@ -30,7 +29,6 @@ from aura.errors import (
 )
 from aura.store.base import (
     AppendFeed,
-    Claimed,
     PutDocument,
     RunFilter,
     SendSignal,
@@ -167,7 +165,7 @@ async def fleet(world: World) -> Aura:
     await done.result(timeout=20)
     await app.run("asks").signal("early", 1)
     for name in ("sleeps", "asks", "saga"):
-        await until(lambda name=name: _state(app, name, "waiting"), 20)
+        await until(partial(_state, app, name, "waiting"), 20)
     await app.run("asks").signal("other", "unread")
     await Gate.reached.wait()
     return app
@@ -417,48 +415,6 @@ async def test_a_move_that_nobody_imported_is_taken_back(
     assert await old.run("saga").result(timeout=20) == "bought"
 
 
-async def test_a_lost_file_is_written_again_by_its_name_only(
-    two: tuple[World, World], bundle: Path, tmp_path: Path
-) -> None:
-    source, _ = two
-    async with client(source) as store:
-        await _three_runs(store)
-    await out(source, bundle, Export(move="m"))
-    with pytest.raises(BundleError, match="is there already"):
-        await out(source, bundle, Export(move="m"))
-    bundle.unlink()
-    with pytest.raises(BundleError, match=r"written before, with 3 runs.*--again"):
-        await out(source, bundle, Export(move="m"))
-    other = await out(source, bundle, Export(move="other"))
-    assert (other.runs, other.moves) == (0, ("m",))
-    with pytest.raises(BundleError, match="run a was moved before, by m"):
-        await out(source, tmp_path / "x", Export(("a",), move="third"))
-    again = await out(source, tmp_path / "again", Export(move="m", again=True))
-    assert again.runs == 3
-
-
-async def test_damaged_files_import_nothing(two: tuple[World, World], bundle: Path) -> None:
-    source, target = two
-    async with client(source) as store:
-        await _three_runs(store)
-    await out(source, bundle, Export(app=True, move="m"))
-    whole = bundle.read_bytes()
-    text = gzip.decompress(whole)
-    changed = gzip.compress(text.replace(b'"version":"1.0.0"', b'"version":"9.0.0"', 1))
-    lines = text.splitlines(keepends=True)
-    cut = gzip.compress(b"".join(lines[:-1]))
-    flipped = whole[:60] + bytes([whole[60] ^ 255]) + whole[61:]
-    for content in (b"", b"nonsense", whole[:-20], whole[:50], flipped, changed, cut):
-        bundle.write_bytes(content)
-        with pytest.raises(BundleDamaged):
-            await into(target, bundle)
-        async with client(target) as store:
-            assert await store.runs(RunFilter()) == []
-            assert await store.documents("split") == []
-    with pytest.raises(BundleError, match="cannot be read"):
-        await into(target, bundle.with_name("nowhere"))
-
-
 async def test_the_id_of_another_run_is_refused_before_anything_is_written(
     two: tuple[World, World], bundle: Path
 ) -> None:
@@ -487,18 +443,6 @@ async def test_an_app_moves_into_an_empty_database_only(
     with pytest.raises(BundleError, match="documents of its own"):
         await into(target, bundle)
     assert await _able(target) == set()
-
-
-async def test_what_a_newer_aura_has_written_is_refused(
-    two: tuple[World, World], bundle: Path
-) -> None:
-    _, target = two
-    lines = Encoder()
-    row = {"id": "a", "state": "completed", "moved": None, "wake_at": None, "colour": "red"}
-    parts = [lines.header(Header("copy", "", "sqlite", 1.0)), lines.row("runs", row), lines.end()]
-    bundle.write_bytes(gzip.compress(b"".join(parts)))
-    with pytest.raises(BundleError, match=r"runs\.colour.*Upgrade"):
-        await into(target, bundle)
 
 
 async def test_parents_and_children_move_together(two: tuple[World, World], bundle: Path) -> None:
@@ -573,64 +517,3 @@ async def test_a_bundle_of_an_encrypted_database_is_encrypted(
         document = await new.store.document("split", name)
         assert document is not None
         assert document.body == MARKER.encode()
-
-
-async def test_a_bundle_is_readable_when_that_is_asked_for(
-    two: tuple[World, World], bundle: Path
-) -> None:
-    source, target = two
-    await _encrypted(source)
-    what = Export(app=True, move="m", opened=True)
-    await out(source, bundle, what, encryption_keys=(K1,))
-    assert MARKER.encode() in gzip.decompress(bundle.read_bytes())
-    await into(target, bundle, encryption_keys=(K2,))
-    new = await target.open(declare(speaks), encryption_keys=(K2,))
-    await new.run("speaks").signal("go", "!")
-    assert await new.run("speaks").result(timeout=20) == MARKER + "!"
-    await new.close()
-    target.apps.clear()
-    assert MARKER.encode() not in (Path(target.database)).read_bytes()
-
-
-async def test_a_bundle_without_the_key_of_its_database(
-    two: tuple[World, World], bundle: Path
-) -> None:
-    source, _ = two
-    await _encrypted(source)
-    with pytest.raises(KeyMissing):
-        await out(source, bundle, Export())
-    assert not bundle.exists()
-
-
-async def test_bundles_are_for_their_owner_only(two: tuple[World, World], bundle: Path) -> None:
-    source, _ = two
-    await out(source, bundle, Export())
-    assert bundle.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(BundleError, match="cannot be written"):
-        await out(source, bundle.parent / "no" / "folder", Export())
-
-
-async def test_a_long_run_is_carried_in_pages(
-    two: tuple[World, World], bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is in memory at once does not grow with the journal."""
-    source, target = two
-    monkeypatch.setattr("aura.store.sqlite_rows.PAGE_BYTES", 2_000)
-    async with client(source) as store:
-        await store.commit([start("a", owner="w"), *(append("a", n) for n in range(1, 301))])
-        await store.commit([settle("a", "waiting", wake_at=5e9)])
-        pages: list[int] = []
-        read = store.rows
-
-        async def counted(page: Any) -> Any:
-            found = await read(page)
-            pages.append(len(found))
-            return found
-
-        monkeypatch.setattr(store, "rows", counted)
-        await export(store, CLOCK, Export(move="m"), bundle)
-    assert max(pages) < 100
-    await into(target, bundle)
-    async with client(target) as store:
-        past = Claimed((await store.runs(RunFilter()))[0], await store.journal("a"))
-    assert [entry.seq for entry in past.journal] == list(range(1, 301))

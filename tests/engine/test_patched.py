@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -142,9 +143,9 @@ async def test_the_answer_stays_over_crashes(world: World, ledger: Ledger) -> No
         before = len(await world.journal(run.id))
         app = await world.open(declare(changed, name=NAME))
         if changed is new:
-            await until(lambda app=app, run=run, n=before: _grown(app, run, n + 2))
+            await until(partial(_grown, app, run, before + 2))
         else:
-            await until(lambda app=app, run=run: _taken(app, run))
+            await until(partial(_taken, app, run))
         await world.crash(app)
         assert await ended(world, changed, run.id) == expected
         await world.close()
@@ -218,7 +219,7 @@ async def test_the_first_answer_is_the_answer(memory: World, ledger: Ledger) -> 
         async def branch() -> bool:
             return aura.patched("p")
 
-        return found + await asyncio.gather(branch(), branch())
+        return [*found, *await asyncio.gather(branch(), branch())]
 
     app = await memory.open(declare(before, name=NAME), declare(after, "2.0.0", NAME))
     run = await app.start(NAME, version="1.0.0")

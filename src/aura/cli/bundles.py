@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened, sqlite_file, using
-from aura.cli.options import Database, Json
+from aura.cli.options import Database, Json, taking
 from aura.cli.output import note, print_json
 from aura.engine.moving import Export, Exported, Imported, export, import_bundle
 from aura.engine.promotion import promote as promote_app
@@ -27,34 +28,40 @@ Force = Annotated[
 ]
 
 
-def export_runs(
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What `aura runs export` is told."""
+
     file: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to.", show_default=False)
-    ],
+    ]
     run_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Their ids.", show_default=False)
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All runs.")] = False,
+    ] = None
+    every: Annotated[bool, typer.Option("--all", help="All runs.")] = False
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="All runs that have not ended.")
-    ] = False,
+    ] = False
     app_too: Annotated[
         bool, typer.Option("--app", help="All runs, and documents, feeds and events.")
-    ] = False,
+    ] = False
     move: Annotated[
         bool, typer.Option("--move", help="Take the runs out: here they go on no more.")
-    ] = False,
-    patience: Patience = 30.0,
-    force: Force = False,
+    ] = False
+    patience: Patience = 30.0
+    force: Force = False
     again: Annotated[
         bool, typer.Option("--again", help="Write a move again whose file is lost.")
-    ] = False,
+    ] = False
     plaintext: Annotated[
         bool, typer.Option("--plaintext", help="Decrypt: whoever has the file can read all.")
-    ] = False,
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
+    ] = False
+    database: Database = None
+    as_json: Json = False
+
+
+@taking(ExportOptions)
+def export_runs(given: ExportOptions) -> None:
     """Write runs into a file, to be imported elsewhere.
 
     With --move they are taken out of this database first, whatever workers do,
@@ -66,32 +73,32 @@ def export_runs(
       aura runs export doc-17 -o doc-17.bundle
       aura runs export --unfinished --move -o to-postgres.bundle
     """
-    chosen = [bool(run_ids), every, unfinished, app_too]
+    chosen = [bool(given.run_ids), given.every, given.unfinished, given.app_too]
     if sum(chosen) != 1:
         raise InvalidInput(
             "it is not said which runs" if not any(chosen) else "runs are named in several ways",
             hint="Give their ids, or --all, --unfinished or --app",
         )
     what = Export(
-        runs=tuple(run_ids) if run_ids else None,
-        unfinished=unfinished,
-        app=app_too,
-        move=file.name if move else "",
-        patience=patience,
-        force=force,
-        again=again,
-        opened=plaintext,
+        runs=tuple(given.run_ids) if given.run_ids else None,
+        unfinished=given.unfinished,
+        app=given.app_too,
+        move=given.file.name if given.move else "",
+        patience=given.patience,
+        force=given.force,
+        again=given.again,
+        opened=given.plaintext,
     )
 
     async def write(app: Aura) -> Exported:
         async with opened(app):
-            return await export(app.store, app.clock, what, file)
+            return await export(app.store, app.clock, what, given.file)
 
-    done = process.run(write(bare_app(database)))
-    if as_json:
-        print_json({"file": str(file), "move": what.move or None, **done._asdict()})
+    done = process.run(write(bare_app(given.database)))
+    if given.as_json:
+        print_json({"file": str(given.file), "move": what.move or None, **done._asdict()})
         return
-    note(f"{file} has {done.runs} runs ({done.lines:,} lines).")
+    note(f"{given.file} has {done.runs} runs ({done.lines:,} lines).")
     if done.moves:
         note(
             f"Not in it are runs of earlier moves: {', '.join(done.moves)}. They go on where "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,8 @@ from rich.text import Text
 
 from aura.app import Aura, open_store
 from aura.cli import process
-from aura.cli.loading import load_app
-from aura.cli.options import AppDatabase, AppName, Json
+from aura.cli.loading import bare_app, load_app
+from aura.cli.options import AppDatabase, AppName, Json, taking
 from aura.cli.output import clean, note, print_json, show, table
 from aura.engine.moving import histories
 from aura.engine.rehearsal import rehearse_all
@@ -30,30 +30,36 @@ from aura.store.sealed_rows import open_row
 _PAGE = 100
 
 
-def replay(
-    target: AppName,
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What `aura replay` is told."""
+
+    target: AppName
     run_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids.", show_default=False)
-    ] = None,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="The newest so many.")] = 100,
-    every: Annotated[bool, typer.Option("--all", help="All runs.")] = False,
+    ] = None
+    runs: Annotated[int, typer.Option("--runs", min=1, help="The newest so many.")] = 100
+    every: Annotated[bool, typer.Option("--all", help="All runs.")] = False
     workflow: Annotated[
         str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
-    ] = None,
+    ] = None
     state: Annotated[
         str | None, typer.Option(help=f"Only these: {', '.join(STATES)}.", show_default=False)
-    ] = None,
+    ] = None
     version: Annotated[
         str | None,
         typer.Option(help="Against the code of this version. Default: each its own."),
-    ] = None,
+    ] = None
     bundle: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The runs of this file.", show_default=False),
-    ] = None,
-    database: AppDatabase = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    database: AppDatabase = None
+    as_json: Json = False
+
+
+@taking(ReplayOptions)
+def replay(given: ReplayOptions) -> None:
     """Replay recorded runs against the code at hand and list what would diverge.
 
     No step is executed and nothing is written. Exit code 1 when a run diverges,
@@ -65,20 +71,24 @@ def replay(
       aura replay research:app --workflow research --state waiting --version 1.1.0
       aura replay research:app doc-17 --json
     """
-    if state is not None and state not in STATES:
-        raise InvalidInput(f"there is no state {state!r}", hint=f"States: {', '.join(STATES)}")
-    app = load_app(target, database)
-    where = RunFilter(_state(state), workflow, _PAGE)
-    most = None if every else runs
+    if given.state is not None and given.state not in STATES:
+        raise InvalidInput(
+            f"there is no state {given.state!r}", hint=f"States: {', '.join(STATES)}"
+        )
+    app = load_app(given.target, given.database)
+    where = RunFilter(_state(given.state), given.workflow, _PAGE)
+    most = None if given.every else given.runs
 
     async def work() -> ReplayReport:
-        if bundle is not None:
-            return await rehearse_all(app.registry, _of_bundle(app, bundle), version=version)
-        async with aclosing(_stored(app, tuple(run_ids or ()), where, most)) as found:
-            return await rehearse_all(app.registry, found, version=version)
+        if given.bundle is not None:
+            return await rehearse_all(
+                app.registry, _of_bundle(app, given.bundle), version=given.version
+            )
+        async with aclosing(_stored(app, tuple(given.run_ids or ()), where, most)) as found:
+            return await rehearse_all(app.registry, found, version=given.version)
 
     report = process.run(work())
-    if as_json:
+    if given.as_json:
         print_json(report.plain())
     else:
         _tell(report)
@@ -94,6 +104,7 @@ async def _stored(
     app: Aura, ids: Sequence[str], where: RunFilter, most: int | None
 ) -> AsyncGenerator[Claimed, None]:
     """Histories of a database. The app stays closed, so its code cannot reach anything by it."""
+    bare_app(app.config.database)  # refuses what is not there
     inner = open_store(app.config.database, app.clock)
     await inner.open()
     try:
