@@ -191,6 +191,15 @@ def test_intervals_are_counted_from_the_epoch() -> None:
     assert ticks(every(1.5), 0.0, 4.5) == [1.5, 3.0, 4.5]
 
 
+@pytest.mark.parametrize(
+    ("text", "days"),
+    [("0 0 L * *", [31]), ("0 0 LW * *", [30]), ("0 0 * * MON#1", [5]), ("0 0 1,15 * FRI", [1, 2])],
+)
+def test_last_days_and_numbered_weekdays(text: str, days: list[int]) -> None:
+    found = ticks(cron(text), at("2026-09-30T12:00Z"), at("2026-11-01T00:00Z") - 1)
+    assert [datetime.fromtimestamp(one, UTC).day for one in found][: len(days)] == days
+
+
 def test_a_leap_day_is_found() -> None:
     assert next_tick(cron("0 0 29 2 *"), at("2096-03-01T00:00+00:00")) == at("2104-02-29T00:00Z")
 
