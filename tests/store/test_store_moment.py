@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.engine.storeclock import StoreClock, believed
-from aura.store.base import Claim, Placement, Store
+from aura.store.base import Claim, Store
+from aura.store.queues import Placement
 from tests.engine.jumps import ClockAhead
 from tests.store.kit import start, started, the_run
 

@@ -81,8 +81,8 @@ def receive(
     one name get one signal each, in the order in which they began to wait.
 
     `timeout` (seconds or a timedelta) counts from the first call, over crashes and restarts. A run
-    that only waits leaves memory. Use `timeout`, or `aura.timeout` around it, and not `asyncio.timeout`, which is
-    forgotten then.
+    that only waits leaves memory. Use `timeout`, or `aura.timeout` around it, and not
+    `asyncio.timeout`, which is forgotten then.
 
     Raises SignalTimeout; CodecError when the payload does not fit `type` (it stays in the journal).
     """
