@@ -40,7 +40,7 @@ def open_app(database: str, *, lease: float = LEASE) -> Aura:
     config = Config(database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0)
     made = Aura("crash", config=config)
     made.queue("narrow", concurrency=Narrow.places, rate=(Narrow.starts, 3600.0))
-    for workflow in (order, gated, booked):
+    for workflow in (order, lazily, gated, booked):
         made.registry.add(workflow)
     return made
 
@@ -120,6 +120,7 @@ async def _order(pause: float) -> list[str]:
 
 
 order: Workflow[[float], list[str]] = Workflow("order", "1.0.0", _order)
+lazily: Workflow[[float], list[str]] = Workflow("lazily", "1.0.0", _order, durability="adaptive")
 
 
 @step

@@ -11,23 +11,27 @@ import random
 import time
 from collections import defaultdict
 
-from aura import Aura
+import pytest
+
+from aura import Aura, Workflow
 from tests.crash.kit import Found, Line, Nursery
-from tests.crash.program import order
+from tests.crash.program import lazily, order
 
 KILLS = int(os.environ.get("AURA_CRASH_KILLS", "200")) // 2  # on each store
 WORKERS = 4
 OPEN_RUNS = 24
 POINTS = ("before-commit", "after-commit", "before-claim", "after-claim")
+Order = Workflow[[float], list[str]]
 
 
 class Controller:
     """Keeps workers and runs coming, and kills."""
 
-    def __init__(self, nursery: Nursery, app: Aura) -> None:
+    def __init__(self, nursery: Nursery, app: Aura, workflow: Order = order) -> None:
         self.dice = random.Random(1)
         self.nursery = nursery
         self.app = app
+        self.workflow = workflow
         self.started: list[str] = []
         self.results: dict[str, list[str]] = {}
         self._open: set[asyncio.Task[None]] = set()
@@ -42,14 +46,14 @@ class Controller:
     async def keep_runs(self) -> None:
         while len(self._open) < OPEN_RUNS:
             run_id = f"order-{len(self.started)}"
-            run = await self.app.start(order, 0.02, id=run_id)
+            run = await self.app.start(self.workflow, 0.02, id=run_id)
             self.started.append(run.id)  # acknowledged
             task = asyncio.create_task(self._await(run_id))
             self._open.add(task)
             task.add_done_callback(self._open.discard)
 
     async def _await(self, run_id: str) -> None:
-        self.results[run_id] = await self.app.run(run_id, order).result()
+        self.results[run_id] = await self.app.run(run_id, self.workflow).result()
 
     async def murder(self, deaths: int) -> None:
         """Go on until so many workers have died."""
@@ -87,14 +91,17 @@ class Controller:
         return everything
 
 
-async def test_nothing_acknowledged_is_lost_and_nothing_has_two_owners(nursery: Nursery) -> None:
+@pytest.mark.parametrize(("workflow", "kills"), [(order, KILLS), (lazily, KILLS // 5)], ids=str)
+async def test_nothing_acknowledged_is_lost_and_nothing_has_two_owners(
+    nursery: Nursery, workflow: Order, kills: int
+) -> None:
     async with nursery.client() as app:
-        controller = Controller(nursery, app)
-        await controller.murder(KILLS)
+        controller = Controller(nursery, app, workflow)
+        await controller.murder(kills)
         await controller.finish()
         found = await controller.found()
-    assert nursery.deaths >= KILLS
+    assert nursery.deaths >= kills
     assert set(controller.results) == set(controller.started)
     complaints = [one for run in found for one in run.complaints()]
     assert not complaints, "\n".join(complaints[:20]) + nursery.log()
-    assert sum(run.record.recoveries for run in found) > KILLS / 4
+    assert sum(run.record.recoveries for run in found) > kills / 4

@@ -119,7 +119,8 @@ def install(loop: asyncio.AbstractEventLoop) -> None:
     def factory(
         loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **kwargs: Any
     ) -> Any:
-        parent = scope.get()
+        given = kwargs.get("context")
+        parent = scope.get() if given is None else given.get(scope)
         if type(parent) is not Lane:
             return make(loop, coro, **kwargs)
         if _in_random_order():

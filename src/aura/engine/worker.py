@@ -128,6 +128,7 @@ class Worker:
         install(asyncio.get_running_loop())
         await self._beat()
         self._unlisten = self._store.listen(self._hear)
+        self._results.hand_to(self._mail.hand)
         make = asyncio.get_running_loop().create_task
         self._loops = [
             make(self._dispatch(), name="aura-dispatch"),
@@ -140,6 +141,7 @@ class Worker:
         """Stop claiming, let steps that are under way end, release the rest, give up the lease."""
         self._stopping = True
         self._unlisten()
+        self._results.hand_to(None)
         self._loops[0].cancel()
         give_up = self._clock.monotonic() + self._options.grace
         while self._tasks or self._reserved:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from aura.clock import Clock
 from aura.errors import StoreUnavailable
@@ -93,7 +96,12 @@ class Committer:
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._closing = False
-        self._pump = self._loop.create_task(self._run(), name="aura-committer")
+        self._context = copy_context()
+        self._pump = self._begin(self._run(), "aura-committer")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Begin a task that does not belong to the code that happens to submit something now."""
+        return self._loop.create_task(work, name=name, context=self._context)
 
     async def close(self) -> None:
         """Write what is waiting, then stop."""
@@ -148,7 +156,7 @@ class Committer:
         """The first entry that may wait: how often processes fail is looked up meanwhile."""
         self._pace = pace = Pace(self._mtbf)
         if self._mtbf is None:
-            self._learning = self._loop.create_task(self._estimate(pace), name="aura-failures")
+            self._learning = self._begin(self._estimate(pace), "aura-failures")
         return pace
 
     async def _estimate(self, pace: Pace) -> None:
@@ -167,7 +175,7 @@ class Committer:
             return
         self._critical.append((op, done))
         if self._courier is None or self._courier.done():
-            self._courier = self._loop.create_task(self._deliver(), name="aura-critical")
+            self._courier = self._begin(self._deliver(), "aura-critical")
 
     async def _deliver(self) -> None:
         """Write critical signals, those that came while the last ones were written together."""
@@ -209,7 +217,7 @@ class Committer:
             return False
         self._wake = self._loop.create_future()
         self._napping = True
-        alarm = self._loop.create_task(self._clock.sleep(pause))
+        alarm = self._begin(self._clock.sleep(pause), "aura-checkpoint")
         try:
             await asyncio.wait((self._wake, alarm), return_when=asyncio.FIRST_COMPLETED)
         finally:
