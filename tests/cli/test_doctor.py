@@ -126,6 +126,16 @@ def test_workers() -> None:
     assert levels([check_workers([], busy=True)]) == [("workers", "problem")]
 
 
+def test_workers_tell_how_much_they_have_written() -> None:
+    body = b'{"written":{"commits":1200,"entries":30000,"saved":28000}}'
+    one = worker_view(Worker("w", 10.0, 1.0, body), 5.0)
+    check = check_workers([one, a_worker("research 1.0.0")], busy=True)
+    assert check.text.endswith(
+        "30,000 journal entries in 1,200 commits, 28,000 saved by adaptive checkpoints"
+    )
+    assert "commits" not in check_workers([a_worker()], busy=True).text
+
+
 def test_runs_that_wait_for_a_version_that_nobody_has() -> None:
     work = Work(pending=[a_run("a", "2.0.0"), a_run("b")], overdue=[a_run("c", "2.0.0")])
     (check,) = check_runs(work, [a_worker("research 1.0.0")])

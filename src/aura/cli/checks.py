@@ -189,10 +189,22 @@ def check_workers(workers: Sequence[WorkerView], *, busy: bool) -> Check:
     if workers:
         runs = sum(one.runs for one in workers)
         where = ", ".join(f"{one.host}/{one.pid}" for one in workers[:NAMED])
-        return Check("workers", "ok", f"{len(workers)} live ({where}), {runs} runs under way")
+        text = f"{len(workers)} live ({where}), {runs} runs under way{_written(workers)}"
+        return Check("workers", "ok", text)
     level: Level = "problem" if busy else "note"
     what = "no live worker, and work is waiting" if busy else "no live worker"
     return Check("workers", level, what, "aura worker MODULE:APP")
+
+
+def _written(workers: Sequence[WorkerView]) -> str:
+    """How many commits the live workers have made for how many entries."""
+    commits, entries, saved = (
+        sum(one.written.get(name, 0) for one in workers) for name in ("commits", "entries", "saved")
+    )
+    if not commits:
+        return ""
+    spared = f", {saved:,} saved by adaptive checkpoints" if saved else ""
+    return f"; {entries:,} journal entries in {commits:,} commits{spared}"
 
 
 def check_runs(work: Work, workers: Sequence[WorkerView]) -> Iterator[Check]:

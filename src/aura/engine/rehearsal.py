@@ -211,6 +211,9 @@ class _Nowhere:
     def hurry(self) -> None:
         """There is nothing to hurry."""
 
+    def written(self) -> dict[str, int]:
+        return {}
+
 
 class _Frozen:
     """A clock that stands still; who sleeps does so for ever."""

@@ -406,6 +406,7 @@ class Worker:
                 "workflows": [f"{name} {version}" for name, version in self._claimable()],
                 "tags": sorted(self._options.offer.tags),
                 "resources": dict(self._options.offer.resources),
+                "written": self._writer.written(),
             }
         )
         await self._writer.submit(Heartbeat(self.id, self._options.lease, info))

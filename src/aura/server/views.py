@@ -7,6 +7,7 @@ are added, never renamed or removed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,10 @@ PREVIEW = 400
 
 WHOLE = 2_048
 """A payload of at most so many bytes is shown whole."""
+
+
+MOST_CHILDREN = 100
+"""So many children are shown with a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,9 @@ class RunView:
     queue: str | None
     key: str
     priority: int
+    parent: str | None = None
+    detached: bool = False
+    execution: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,15 @@ class CallView:
 
 @dataclass(frozen=True, slots=True)
 class RunDetail:
-    """A run with what went in, what came out and its journal, in the order of its calls."""
+    """A run with what went in, what came out and its journal, in the order of its calls. `children`
+    are the newest runs that it has started; whether there are more says `more_children`."""
 
     run: RunView
     input: Payload
     output: Payload | None
     journal: tuple[CallView, ...]
+    children: tuple[RunView, ...] = ()
+    more_children: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,9 @@ class RunList:
 @dataclass(frozen=True, slots=True)
 class WorkerView:
     """A process that executes runs. `runs` is how many it had at its last heartbeat; `live` says
-    that its lease is not over; `workflows` has "name version" of all that it can run."""
+    that its lease is not over; `workflows` has "name version" of all that it can run; `written`
+    says how much its process had written then: commits, journal entries, those of them that waited
+    for others (`deferred`), and the commits that this has `saved`."""
 
     id: str
     host: str
@@ -125,6 +138,7 @@ class WorkerView:
     lease_until: datetime
     tags: tuple[str, ...]
     resources: dict[str, float]
+    written: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +205,20 @@ def run_view(run: RunRecord) -> RunView:
         queue=run.queue,
         key=run.key,
         priority=run.priority,
+        parent=run.parent,
+        detached=run.detached,
+        execution=run.execution,
     )
 
 
-def run_detail(run: RunRecord, journal: list[Entry], *, full: bool = False) -> RunDetail:
-    """A run with its journal; with `full` every payload is shown whole."""
+def run_detail(
+    run: RunRecord,
+    journal: list[Entry],
+    children: Sequence[RunRecord] = (),
+    *,
+    full: bool = False,
+) -> RunDetail:
+    """A run with its journal and children; with `full` every payload is shown whole."""
     given = payload_view(run.input, full=full)
     assert given is not None  # noqa: S101  (every run has an input)
     return RunDetail(
@@ -203,6 +226,8 @@ def run_detail(run: RunRecord, journal: list[Entry], *, full: bool = False) -> R
         input=given,
         output=payload_view(run.output, full=full),
         journal=tuple(call_view(call, full=full) for call in calls(journal)),
+        children=tuple(map(run_view, children[:MOST_CHILDREN])),
+        more_children=len(children) > MOST_CHILDREN,
     )
 
 
@@ -244,6 +269,7 @@ def worker_view(worker: Worker, now: float) -> WorkerView:
         lease_until=time_of(worker.lease_until),
         tags=tuple(map(str, told.get("tags", ()))),
         resources=dict(told.get("resources", {})),
+        written=dict(told.get("written", {})),
     )
 
 

@@ -517,6 +517,10 @@ class Writer(Protocol):
     def hurry(self) -> None:
         """Somebody depends on what was posted before: write it now."""
 
+    def written(self) -> dict[str, int]:
+        """How much has been written since the start: commits, entries, those that waited, ..."""
+        ...
+
 
 def topics(ops: Sequence[Op], outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:
     """What a committed batch announces: (to this process, to other processes)."""

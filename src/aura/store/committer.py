@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -151,6 +151,10 @@ class Committer:
             self._pressing = True
             if self._wake is not None and not self._wake.done():
                 self._wake.set_result(None)
+
+    def written(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self.counts)
 
     def _learn(self) -> Pace:
         """The first entry that may wait: how often processes fail is looked up meanwhile."""
