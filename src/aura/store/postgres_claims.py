@@ -39,10 +39,12 @@ class Claims:
     def __init__(self) -> None:
         self._unsure: list[Claimed] = []
         self._queued = False  # whether runs can be taken from queues, as of the last claim
+        self._idle = False  # whether there was nothing to take at all
         self._odd = False
 
     async def claim(self, connection: Connection, claim: Claim) -> ClaimResult:
-        """When runs wait both in queues and in the default one, each gets half of the room."""
+        """When runs wait both in queues and in the default one, each gets half of the room. After a
+        claim that found nothing the next one looks first: idle, it is one query."""
         found = await self._settle_doubts(connection, claim.worker)
         looks: list[float] = []
         more = True
@@ -53,12 +55,12 @@ class Claims:
             found += taken
             more = len(taken) == half
         room = claim.limit - len(found)
-        if room > 0 and claim.versions:
+        outlook = await _outlook(connection, claim) if self._idle else None
+        if room > 0 and claim.versions and (outlook is None or outlook["ready"]):
             found += await self._take(connection, lambda on: _from_default(on, claim, room))
-        asked = _columns(claim.versions)
-        row = await connection.fetchrow(_SQL["outlook"], *asked, claim.worker)
-        assert row is not None  # noqa: S101  (aggregates give one row)
-        wake, cancels, self._queued, moment = row
+            outlook = None
+        wake, cancels, self._queued, moment, ready = outlook or await _outlook(connection, claim)
+        self._idle = not (found or ready or self._queued)
         if self._queued and more:
             room = claim.limit - len(found)
             found += await self._from_queues(connection, claim, room, looks)
@@ -103,6 +105,12 @@ class Claims:
         mine = {row[0] for row in rows}
         self._unsure = [one for one in self._unsure if one not in doubtful]
         return [one for one in doubtful if one.run.id in mine]
+
+
+async def _outlook(connection: Connection, claim: Claim) -> Any:
+    row = await connection.fetchrow(_SQL["outlook"], *_columns(claim.versions), claim.worker)
+    assert row is not None  # noqa: S101  (aggregates give one row)
+    return row
 
 
 async def _from_default(connection: Connection, claim: Claim, room: int) -> _Rows:

@@ -95,9 +95,10 @@ ON CONFLICT (run_id, seq) DO NOTHING
 SELECT aura.append_or_tell($1)
 
 -- :name: claim
--- Takes up to $4 runs of the default queue, those first that could be taken for the longest time: runs of dead workers,
--- waiting runs that are due, pending runs. Only what is taken gets locked (the limit stops the
--- locking), so other claimers pass by. Owners are found by jumping from one to the next.
+-- Takes up to $4 runs of the default queue, those first that could be taken for the longest time:
+-- runs of dead workers, waiting runs that are due, pending runs. Only what is taken gets locked (the
+-- limit stops the locking), so other claimers pass by. Owners are found by jumping from one to the
+-- next.
 WITH RECURSIVE clock AS MATERIALIZED (SELECT aura.moment() AS now),
 asked AS MATERIALIZED (
     SELECT DISTINCT workflow, version FROM unnest($2::text[], $3::text[]) AS a (workflow, version)
@@ -152,7 +153,8 @@ SELECT aura.moment()
 
 -- :name: outlook
 -- In how many seconds the earliest of the waiting runs is due; which runs of the worker are asked to
--- stop; whether a run in a queue can be taken, if its limits allow it; and what time it is.
+-- stop; whether a run in a queue can be taken, if its limits allow it; what time it is; and whether
+-- a run can be taken from the default queue.
 WITH RECURSIVE asked AS MATERIALIZED (
     SELECT DISTINCT workflow, version FROM unnest($1::text[], $2::text[]) AS a (workflow, version)
 ),
@@ -179,7 +181,15 @@ SELECT (SELECT min(head.wake_at) - aura.moment() FROM asked, LATERAL (
                   WHERE owners.id <> $3 AND coalesce(w.lease_until, 0) <= aura.moment()
                     AND EXISTS (SELECT FROM aura.runs AS r
                                 WHERE r.owner = owners.id AND r.queue IS NOT NULL)),
-       aura.moment()
+       aura.moment(),
+       EXISTS (SELECT FROM asked, LATERAL (
+            SELECT FROM aura.runs AS r
+            WHERE r.workflow = asked.workflow AND r.version = asked.version
+              AND r.ready_at <= (SELECT aura.moment()) LIMIT 1) AS head)
+       OR EXISTS (SELECT FROM owners LEFT JOIN aura.workers AS w ON w.id = owners.id
+                  WHERE owners.id <> $3 AND coalesce(w.lease_until, 0) <= aura.moment()
+                    AND EXISTS (SELECT FROM aura.runs AS r
+                                WHERE r.owner = owners.id AND r.queue IS NULL)) AS ready
 
 -- :name: queue_promote
 -- Runs whose time has come compete from now on.
