@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aura import Aura, NonRetryable, Workflow
 from aura.engine.bundle import Encoder, Header
 from aura.engine.moving import Export, export
-from aura.errors import BundleDamaged, BundleError, KeyMissing
+from aura.engine.promotion import promote
+from aura.errors import BundleDamaged, BundleError, DatabaseMoved, KeyMissing, RunsBusy
 from aura.store.base import Claimed, RunFilter
-from tests.engine.kit import World, declare
+from aura.store.portable import Page
+from tests.engine.kit import World, declare, until
 from tests.engine.test_encryption import K1, K2
 from tests.engine.test_moving import (
     CLOCK,
@@ -160,3 +164,80 @@ async def test_a_lost_file_is_written_again_by_its_name_only(
         await out(source, tmp_path / "x", Export(("a",), move="third"))
     again = await out(source, tmp_path / "again", Export(move="m", again=True))
     assert again.runs == 3
+
+
+async def test_events_queues_and_schedules_move_with_their_app(
+    two: tuple[World, World], bundle: Path, request: pytest.FixtureRequest
+) -> None:
+    """A group goes on after what it has handled, and topics go on counting."""
+    source, _ = two
+    target = World(str(request.getfixturevalue("postgres_url")))
+    heard: list[str] = []
+
+    def listening(world: World) -> Aura:
+        app = world.app()
+
+        @app.subscribe("orders", group="billing")
+        async def bill(order: str) -> None:
+            if order == "bad":
+                raise NonRetryable("no such order")
+            heard.append(order)
+
+        app.queue("slow", concurrency=3)
+        return app
+
+    old = listening(source)
+    async with old:
+        for order in ("a", "bad", "b"):
+            await old.emit("orders", order, key="k")
+        await until(lambda: heard == ["a", "b"])
+        await until(partial(_dead, old))
+    async with old.client():
+        await old.emit("orders", "late", key="k")
+    async with client(source) as here, client(target) as there:
+        done = await promote(here, there, CLOCK, Export(), bundle)
+    assert done.rows > 4
+    new = listening(target)
+    async with new:
+        await until(lambda: heard == ["a", "b", "late"])
+        await new.emit("orders", "new", key="k")
+        await until(lambda: heard == ["a", "b", "late", "new"])
+        assert await _dead(new)
+        assert {one.name for one in await new.store.queues()} >= {"slow"}
+    with pytest.raises(DatabaseMoved, match="AURA_DATABASE_URL"):
+        await listening(source).open()
+
+
+async def _dead(app: Aura) -> bool:
+    return len(await app.store.events.dead_letters("orders", "billing")) == 1
+
+
+async def test_nothing_is_promoted_while_workers_handle_events(
+    two: tuple[World, World], bundle: Path
+) -> None:
+    source, target = two
+    app = source.app()
+
+    @app.subscribe("orders", group="billing")
+    async def bill(order: str) -> None:
+        """Nothing to do."""
+
+    async with app:
+        await until(partial(_subscribed, app))
+        async with client(source) as here, client(target) as there:
+            with pytest.raises(RunsBusy, match="Stop its workers"):
+                await promote(here, there, CLOCK, Export(), bundle)
+        assert (await app.start(_nothing(app))).id
+
+
+async def _subscribed(app: Aura) -> bool:
+    return bool(await app.store.rows(Page("consumers")))
+
+
+def _nothing(app: Aura) -> Workflow[[], None]:
+    async def nothing() -> None:
+        """Nothing to do."""
+
+    made = Workflow("nothing", "1.0.0", nothing)
+    app.registry.add(made)
+    return made

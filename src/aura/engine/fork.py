@@ -25,6 +25,7 @@ import semver
 
 from aura.codec import plain, to_json
 from aura.engine.compensation import undo_key
+from aura.engine.poison import RECOVERED
 from aura.errors import InvalidInput, RunConflict, RunNotFound
 from aura.store.base import Announce, Store
 from aura.store.portable import TABLES, Line, Page, Row
@@ -102,8 +103,10 @@ def planned(
 ) -> Plan:
     """The rows of a fork, from those of its original in order of seq. Pure. Raises InvalidInput."""
     cut = len(journal) if what.at is None else _cut(what, run, journal)
+    moment = journal[cut]["started_at"] if cut < len(journal) else None
+    while cut and journal[cut - 1]["kind"] == RECOVERED:
+        cut -= 1  # that workers have died of the original says nothing of the fork
     kept, later = journal[:cut], journal[cut:]
-    moment = later[0]["started_at"] if later else None
     heard = _heard(kept, signals, moment)
     lines: list[Line] = [("journal", {**_shared(row), "run_id": what.id}) for row in kept]
     lines += [("signals", {**row, "run_id": what.id}) for row in signals if row["seq"] <= heard]
