@@ -267,8 +267,8 @@ class Aura(Events):
 
         `app.schedule("nightly", report, "all", cron="0 3 * * *", timezone="Europe/Berlin")`. It is
         created, or changed, when a worker of the app starts. Options: `cron` or `every`,
-        `timezone`, `overlap`, `missed`, `jitter`. A workflow that has a parameter `tick` gets the
-        time for which it was started, a datetime, there.
+        `timezone`, `overlap`, `missed`, `jitter`, `queue`, `deadline`. A workflow that has a
+        parameter `tick` gets the time for which it was started, a datetime, there.
 
         Raises RegistrationError.
         """
@@ -311,7 +311,9 @@ class Aura(Events):
         self.results.open(self._worker.executes if self._worker else lambda _: False)
         self._opened = True
         self.rollouts.open(self.store, self.committer, self.clock, self.start)
-        self.schedules.open(self.store, self.committer, self.time, self.start, self.run)
+        self.schedules.open(
+            self.store, self.committer, self.time, self.start, self.run, self.queues.require
+        )
         self.schedules.engine.attach(
             self.store, self.committer, self._limits, origin,
             self._worker.start if self._worker else self.committer.submit,

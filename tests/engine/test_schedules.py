@@ -13,7 +13,13 @@ import aura
 from aura import Aura, Workflow
 from aura.engine.scheduler import Status
 from aura.engine.schedules import Schedules
-from aura.errors import InvalidInput, RegistrationError, ResultTimeout, ScheduleError
+from aura.errors import (
+    InvalidInput,
+    RegistrationError,
+    ResultTimeout,
+    ScheduleError,
+    UnknownQueue,
+)
 from aura.store.base import RunFilter, RunRecord
 from tests.engine.jumps import ClockAhead, Jumps
 from tests.engine.kit import World, declare, until
@@ -192,6 +198,22 @@ async def test_a_worker_without_the_workflow_leaves_its_runs_to_others(
     await shows(stranger, "hourly", started=1)
     assert [run.state for run in await runs(stranger, REPORT)] == ["pending"]
     await settled(await opened(world, schedule), REPORT, 1)
+
+
+async def test_its_runs_wait_in_a_queue_and_have_a_deadline(world: World, jumps: Jumps) -> None:
+    app = world.app(PATIENT)
+    line = app.queue("reports", concurrency=5)
+    app.schedule("s", PATIENT, "x", every=HOUR, queue=line.place(key="k"), deadline=600)
+    await app.open()
+    world.apps.append(app)
+    await just_after_the_hour(jumps)
+    await shows(app, "s", started=1)
+    (run,) = await runs(app, PATIENT)
+    assert (run.queue, run.key) == ("reports", "k")
+    assert run.deadline == pytest.approx(jumps.now() + 600, abs=60)
+    await jumps.on(700)
+    await shows(app, "s", running=0)
+    assert (await app.run(run.id).status()) == "failed"
 
 
 async def test_it_begins_anew_with_an_empty_journal(world: World, jumps: Jumps) -> None:
@@ -460,6 +482,12 @@ async def test_declarations_that_make_no_sense(memory: World) -> None:
         app.schedule("t", REPORT, "a", every="60")  # type: ignore[arg-type]
     with pytest.raises(RegistrationError, match="either cron or every"):
         app.schedule("t", REPORT, "a")
+    with pytest.raises(RegistrationError, match="of its own"):
+        app.schedule("t", REPORT, "a", every=60, queue=app.place(dedup="x"))
+    app.schedule("lost", REPORT, "a", every=60, queue="nowhere")
+    with pytest.raises(UnknownQueue, match="nowhere"):
+        await app.open()
+    memory.apps.append(app)
 
 
 async def test_no_schedule(memory: World) -> None:

@@ -27,6 +27,7 @@ from cronsim import CronSim, CronSimError
 from aura.codec import digest
 from aura.engine.definition import check_name
 from aura.errors import RegistrationError, ScheduleError
+from aura.store.queues import Placement
 
 Overlap = Literal["skip", "queue", "cancel", "allow"]
 Missed = Literal["skip", "latest", "all", "window"]
@@ -48,7 +49,8 @@ class Schedule:
     Either `cron` (five fields) or `every` (counted from 1970-01-01T00:00Z, so that an hour is a
     full one). `input` is JSON text of the workflow's arguments by name; with `takes_tick` it gets
     the tick's time as `tick` besides. Each start is delayed by up to `jitter`, the same for the
-    same tick. `window` is for missed="window": how old a tick may be.
+    same tick. `window` is for missed="window": how old a tick may be. `place` is where its runs
+    wait, `deadline` within what time after their start they must be done (0: any).
     """
 
     name: str
@@ -63,6 +65,8 @@ class Schedule:
     overlap: Overlap = "skip"
     missed: Missed = "latest"
     window: float = 0.0
+    place: Placement | None = None
+    deadline: float = 0.0
 
     @property
     def words(self) -> str:
@@ -140,7 +144,7 @@ def check(schedule: Schedule) -> None:
         )
     if schedule.every and not 1 <= schedule.every < math.inf:
         raise RegistrationError(f"{what} ticks every {schedule.every:g} s", hint="Give 1 or more")
-    for name in ("jitter", "window"):
+    for name in ("jitter", "window", "deadline"):
         if not 0 <= getattr(schedule, name) < math.inf:
             raise RegistrationError(
                 f"{what} has a {name} of {getattr(schedule, name)}", hint="Give seconds"
@@ -151,6 +155,12 @@ def check(schedule: Schedule) -> None:
                 f"{what} cannot have {name}={getattr(schedule, name)!r}",
                 hint=f"Use {', '.join(get_args(known))}",
             )
+    place = schedule.place
+    if place is not None and (place.dedup or place.at is not None):
+        raise RegistrationError(
+            f"{what} has a place with a time or deduplication of its own",
+            hint="Which runs there are is the schedule's business: see `overlap`",
+        )
     _check_zone(schedule.timezone, what)
     if schedule.cron:
         _check_cron(schedule, what)

@@ -218,7 +218,7 @@ class Scheduler:
     ) -> tuple[Begun, ...]:
         """Start the runs of these ticks; those that are there already are not started again, and
         those that are newer than `moment` are of a try before this one."""
-        ops = [self._op(schedule, tick) for tick in ticks]
+        ops = [self._op(schedule, tick, moment) for tick in ticks]
         outcomes = await asyncio.gather(*(self._submit(op) for op in ops))
         return tuple(
             _became(op, cast("Started", outcome), moment)
@@ -248,7 +248,7 @@ class Scheduler:
                 continue
             return
 
-    def _op(self, schedule: Schedule, tick: Tick) -> StartRun:
+    def _op(self, schedule: Schedule, tick: Tick, moment: float) -> StartRun:
         data = input_of(schedule, tick)
         me = _me()
         return StartRun(
@@ -261,6 +261,8 @@ class Scheduler:
             parent=me.run_id,
             parent_epoch=me.execution.record.epoch,
             detached=schedule.overlap == "allow",
+            place=schedule.place,
+            deadline=moment + schedule.deadline if schedule.deadline else None,
         )
 
 

@@ -19,6 +19,7 @@ from aura.clock import Clock
 from aura.codec import Limits, digest, pack, plain, to_json
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.handle import UPDATE, Run
+from aura.engine.queues import Queue, named, placed
 from aura.engine.schedule import Book, Missed, Order, OrderKind, Overlap, Schedule, check
 from aura.engine.scheduler import KIND, ORDER, ORDERS, Leg, Scheduler, Status, run_of, status_of
 from aura.errors import (
@@ -29,6 +30,7 @@ from aura.errors import (
     UpdateRejected,
 )
 from aura.store.base import SETTLED, PutDocument, RunRecord, SendSignal, Store, Writer
+from aura.store.queues import Placement
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -36,7 +38,8 @@ class ScheduleOptions(TypedDict, total=False):
 
     Either `cron` (minute, hour, day, month, weekday, in `timezone`) or `every`. `overlap`: "skip",
     "queue", "cancel" or "allow". `missed`: "skip", "latest", "all", or how old a tick may be.
-    `jitter` delays each start by up to so much.
+    `jitter` delays each start by up to so much. `queue` and `deadline` are those of each run, as in
+    `app.start`; the deadline counts from its start.
     """
 
     cron: str
@@ -45,6 +48,8 @@ class ScheduleOptions(TypedDict, total=False):
     overlap: Overlap
     missed: Missed | float | timedelta
     jitter: float | timedelta
+    queue: Queue | Placement | str
+    deadline: float | timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +80,14 @@ class Schedules:
         clock: Clock,
         start: Callable[..., Awaitable[Run[Any]]],
         run: Callable[[str], Run[Any]],
+        require: Callable[[Placement | None], Awaitable[None]],
     ) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
         self._start = start
         self._run = run
+        self._require = require
 
     def declare(
         self,
@@ -97,7 +104,8 @@ class Schedules:
     async def apply(self) -> None:
         """Create what is declared and not there, and update what is declared otherwise.
 
-        Any number of workers may do that at once. Raises RegistrationError, InvalidInput.
+        Any number of workers may do that at once. Raises InvalidInput, UnknownWorkflow,
+        UnknownQueue.
         """
         for declared in self._declared.values():
             await self._apply(self._complete(declared))
@@ -194,6 +202,7 @@ class Schedules:
     # Creating.
 
     async def _apply(self, schedule: Schedule) -> None:
+        await self._require(schedule.place)
         while True:
             document = await self._store.document(KIND, schedule.name)
             known = None if document is None else Status.from_json(document.body)
@@ -269,6 +278,7 @@ class Schedules:
             version=workflow.version,
             input=text,
             takes_tick=takes_tick,
+            place=placed(declared.schedule.place, workflow.queue),
         )
 
 
@@ -302,6 +312,8 @@ def _declared(
         overlap=options.get("overlap", "skip"),
         missed="window" if windowed else cast("Missed", missed),
         window=_seconds(name, cast("float", missed)) if windowed else 0.0,
+        place=named(options.get("queue")),
+        deadline=_seconds(name, options.get("deadline", 0.0)),
     )
     check(schedule)
     return Declared(schedule, workflow, args)
