@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -176,7 +177,7 @@ async def test_next_wake(store: Store) -> None:
     async def ask() -> ClaimResult:
         return await store.claim(Claim("w", PAIRS, 10))
 
-    assert await ask() == ClaimResult([], None)
+    assert replace(await ask(), moment=None) == ClaimResult([], None)
     now = await database_now(store)
     await store.commit([start("a", owner="w"), start("b", owner="w")])
     await store.commit([settle("a", "waiting", wake_at=now + 100)])
@@ -199,7 +200,8 @@ async def test_a_claim_tells_which_of_my_runs_were_asked_to_stop(store: Store) -
 
 async def test_waiting_without_a_time_is_waiting_for_ever(store: Store) -> None:
     await store.commit([start("a", owner="w"), settle("a", "waiting")])
-    assert await store.claim(Claim("w", PAIRS, 10)) == ClaimResult([], None)
+    found = await store.claim(Claim("w", PAIRS, 10))
+    assert replace(found, moment=None) == ClaimResult([], None)
 
 
 async def test_the_epoch_grows_with_each_claim(store: Store) -> None:
