@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from aura.store.base import (
     Claim,
+    Continue,
     RequestCancel,
     RunRecord,
     SendSignal,
@@ -20,11 +22,15 @@ from aura.store.base import (
     Store,
     Sweep,
 )
+from aura.store.keys import Keyring
+from aura.store.portable import Page
 from aura.store.queues import Offer, Placement, QueueLimits
+from aura.store.sealed import sealed
 from tests.store.kit import (
     PAIRS,
     Backend,
     beat,
+    claim,
     claimed_ids,
     database_now,
     eventually,
@@ -428,6 +434,25 @@ async def test_a_word_finds_what_is_put_off(store: Store) -> None:
     [plain] = await place(store, replace(queued("b", dedup="doc"), input=b"2"))
     assert plain.run.id == "a"
     assert plain.run.input == b"1"
+
+
+async def test_a_sealed_input_opens_wherever_it_has_gone(store: Store) -> None:
+    """A later start gives a run its input without knowing the run's id."""
+    keys = Keyring(("k:" + base64.b64encode(bytes(range(32))).decode(),))
+    safe = await sealed(store, keys)
+    await place(safe, debounced("a", b'"first"'))
+    [second] = await place(safe, debounced("b", b'"second"', 0.01))
+    assert (second.run.id, second.run.input) == ("a", b'"second"')
+    stored = await the_run(store, "a")
+    assert b"second" not in stored.input
+    assert "second" not in stored.fingerprint
+    [row] = await safe.rows(Page("runs", opened=True))
+    assert row["input"] == b'"second"'
+    [taken] = await eventually(lambda: claim(safe))
+    assert taken.run.input == b'"second"'
+    await safe.commit([Continue("a", 1, "1.0.0", b'"third"', base=0, seen=0)])
+    again = await the_run(safe, "a")
+    assert (again.input, again.fingerprint) == (b'"third"', second.run.fingerprint)
 
 
 # Definitions and counts.
