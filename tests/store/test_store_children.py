@@ -149,6 +149,18 @@ async def test_a_child_that_nobody_owns_is_cancelled_and_tells_it(store: Store) 
     assert len(await told(store)) == 2
 
 
+async def test_a_child_that_ends_and_is_asked_to_stop_in_one_batch_tells_it_once(
+    store: Store,
+) -> None:
+    await families(store, child("c", owner="w"), child("d"))
+    outcomes = await store.commit(
+        [settle("c"), RequestCancel("c"), RequestCancel("d"), RequestCancel("d")]
+    )
+    assert not any(isinstance(one, BaseException) for one in outcomes)
+    assert await states(store, "c", "d") == ["completed", "cancelled"]
+    assert [one for _, _, one in await told(store)] == [f"{CHILD_ENDED}:c", f"{CHILD_ENDED}:d"]
+
+
 async def test_many_ends_at_once_are_numbered_without_gaps(store: Store) -> None:
     names = [f"c{number:03d}" for number in range(300)]
     await families(store, *(child(name, owner="w") for name in names))

@@ -30,11 +30,12 @@ def after_the_end(
     """Tell the parents of the runs that the batch has ended, and ask their children to stop; the
     topics that follow. `select` runs a multi-row statement."""
     topics: list[str] = []
-    ended = [
-        (op.run_id,)
+    ids = (
+        op.run_id
         for op in ops
         if isinstance(op, RequestCancel) or (isinstance(op, Settle) and op.state in TERMINAL)
-    ]
+    )
+    ended = [(run_id,) for run_id in dict.fromkeys(ids)]  # a run may be in the batch twice
     while ended:
         told = sorted(select(db, "ended_children", ended))
         for parent, children in groupby(told, lambda row: row[0]):
