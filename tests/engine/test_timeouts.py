@@ -14,7 +14,7 @@ import aura
 from aura import Aura, Retry, RunFailed, Workflow, step
 from aura.codec import to_json
 from aura.errors import ConfigError, InvalidInput, RunCancelled
-from aura.store.base import Entry
+from aura.store.base import Entry, RunFilter
 from tests.engine.jumps import Jumps
 from tests.engine.kit import Ledger, World, declare, replayed, until
 
@@ -410,6 +410,40 @@ async def _resumed(
 
 async def _has_entries(app: Aura, count: int) -> bool:
     return len(await app.store.journal("r")) >= count
+
+
+async def test_a_child_is_asked_to_stop(world: World, jumps: Jumps) -> None:
+    async def below() -> None:
+        await aura.receive("nothing")
+
+    child = declare(below)
+
+    async def flow() -> str:
+        try:
+            async with aura.timeout(60):
+                await asyncio.gather(child(), child())
+        except TimeoutError:
+            return "late"
+        return "?"
+
+    workflow = declare(flow)
+    app = await world.open(workflow, child)
+    run = await app.start(workflow, id="r")
+
+    async def states() -> list[str]:
+        found = await app.store.runs(RunFilter(workflow="below"))
+        return [one.state for one in found]
+
+    async def begun() -> bool:
+        return len(await states()) == 2
+
+    async def stopped() -> bool:
+        return await states() == ["cancelled"] * 2
+
+    await until(begun)
+    await jumps.on(100)
+    assert await run.result(timeout=30) == "late"
+    await until(stopped)
 
 
 # -- over crashes ------------------------------------------------------------------------------
