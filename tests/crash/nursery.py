@@ -107,7 +107,7 @@ def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
 
 def serve(database: str, folder: Path) -> None:
     children: set[int] = set()
-    for workflow in (program.order, program.lazily, program.gated, program.booked):
+    for workflow in program.WORKFLOWS:
         workflow.signature.compile()
     buffered = b""
     while True:

@@ -37,10 +37,13 @@ class Here:
 
 def open_app(database: str, *, lease: float = LEASE) -> Aura:
     """The app of one process; opened by the caller."""
-    config = Config(database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0)
+    config = Config(
+        database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0,
+        max_recoveries=10**6,  # workers are killed here, they do not die of their runs
+    )  # fmt: skip
     made = Aura("crash", config=config)
     made.queue("narrow", concurrency=Narrow.places, rate=(Narrow.starts, 3600.0))
-    for workflow in (order, lazily, gated, booked):
+    for workflow in WORKFLOWS:
         made.registry.add(workflow)
     return made
 
@@ -124,6 +127,24 @@ lazily: Workflow[[float], list[str]] = Workflow("lazily", "1.0.0", _order, durab
 
 
 @step
+async def note(number: int) -> int:
+    """An effect of a signal that was received."""
+    enter("note")
+    return number
+
+
+async def _listening() -> list[int]:
+    """The signals that it had, until one is negative."""
+    found: list[int] = []
+    while (number := await aura.receive("go", type=int)) >= 0:
+        found.append(await note(number))
+    return found
+
+
+listening: Workflow[[], list[int]] = Workflow("listening", "1.0.0", _listening)
+
+
+@step
 async def wait_for_file(path: str) -> str:
     enter("began")
     while not Path(path).exists():
@@ -159,3 +180,5 @@ async def _booked(count: int) -> int:
 
 
 booked: Workflow[[int], int] = Workflow("booked", "1.0.0", _booked)
+
+WORKFLOWS: tuple[Workflow[..., Any], ...] = (order, lazily, gated, booked, listening)

@@ -25,7 +25,7 @@ from aura.errors import (
     RunFailed,
     RunNotFound,
 )
-from aura.store.base import Append, Entry, Op, Outcome, SendSignal
+from aura.store.base import Append, Entry, Op, Outcome, SendSignal, Signal
 from tests.engine.kit import World, declare, replayed, resumed, until
 
 
@@ -135,6 +135,41 @@ async def test_a_topic_that_was_missed_costs_a_look(world: World) -> None:
     await run.signal("go", "found")
     assert await run.result(timeout=60) == "found"
     app._worker._unlisten = lambda: None
+
+
+async def test_a_signal_of_the_same_process_is_not_read_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = await world.open(three_workflow, lease=3600.0)
+    run = await app.start(three_workflow)
+
+    async def never(_: object) -> list[Signal]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(app.store, "signals", never)
+    for number in range(3):
+        await run.signal("go", number)
+    assert await run.result(timeout=60) == [0, 1, 2]
+
+
+async def test_a_signal_that_was_not_heard_of_is_not_overtaken(world: World) -> None:
+    """What another process has sent comes first, though only the later one was noticed here."""
+    app = await world.open(three_workflow, lease=3600.0)
+    client = await world.open(three_workflow, worker=False)
+    run = await app.start(three_workflow)
+    worker = app._worker
+    assert worker is not None
+    hear, worker._mail.heard = worker._mail.heard, _deaf  # type: ignore[method-assign, assignment]
+    await client.run(run.id).signal("go", 0)
+    worker._mail.heard = hear  # type: ignore[method-assign]
+    await run.signal("go", 1)
+    await client.run(run.id).signal("go", 2)
+    assert await run.result(timeout=60) == [0, 1, 2]
+
+
+def _deaf(_: str, *, coming: bool) -> None:
+    """Hears nothing."""
 
 
 async def test_all_waiters_wake(world: World) -> None:

@@ -32,6 +32,7 @@ from aura.store.base import (
     SETTLED,
     Announce,
     Entry,
+    Outcome,
     Priority,
     RequestCancel,
     RunRecord,
@@ -62,6 +63,7 @@ class Results:
         self._store = store
         self._waiters: dict[str, list[asyncio.Future[RunRecord | None]]] = {}
         self._local: Callable[[str], bool] = lambda _: False
+        self._hand: Callable[[SendSignal, Sent, float], None] | None = None
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._closed = False
 
@@ -72,6 +74,15 @@ class Results:
         self._poll = asyncio.get_running_loop().create_task(
             self._look_at_all(), name="aura-results"
         )
+
+    def hand_to(self, hand: Callable[[SendSignal, Sent, float], None] | None) -> None:
+        """Who gets each signal that this process has sent, as soon as it is durable."""
+        self._hand = hand
+
+    def sent(self, op: SendSignal, sent: Sent) -> None:
+        """A signal of this process is durable."""
+        if self._hand is not None:
+            self._hand(op, sent, self._clock.now())
 
     async def close(self) -> None:
         """Those who still wait get a ConfigError: the runs go on elsewhere, or later."""
@@ -333,7 +344,20 @@ class Run(Generic[R]):
         until = self._results.moment(deadline)
         op = SendSignal(self.id, name, data, key or uuid.uuid4().hex, priority, until)
         await settle_dependencies()
-        return cast("Sent", await self._writer.submit(op))
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome | BaseException) -> None:
+            if isinstance(outcome, Sent):
+                self._results.sent(op, outcome)
+            if answer.done():
+                return  # nobody waits any more
+            if isinstance(outcome, BaseException):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        self._writer.post(op, done)
+        return cast("Sent", await answer)
 
     async def update(
         self,

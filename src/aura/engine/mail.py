@@ -1,4 +1,9 @@
-"""How signals come to the runs of a worker: one query for all that were heard of at once."""
+"""How signals come to the runs of a worker.
+
+One that this process has sent itself is handed to its run by its commit, if the run has all before
+it. What is heard of otherwise is read, in one query for all at once. After a handing over there is
+a look too, a moment later: the topic may have stood for another signal as well.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,11 @@ from itertools import groupby
 
 from aura.engine.execution import Execution
 from aura.errors import StoreUnavailable
-from aura.store.base import Signal, Store
+from aura.store.base import SendSignal, Sent, Signal, Store
 
 log = logging.getLogger("aura.worker")
+
+_AFTERWARDS = 0.05  # seconds from a handing over to the look behind it
 
 
 class Mail:
@@ -22,6 +29,8 @@ class Mail:
         self._executions = executions
         self._heard: set[str] = set()
         self._early: set[str] = set()
+        self._handed: set[str] = set()
+        self._looking: asyncio.TimerHandle | None = None
         self._stir = asyncio.Event()
 
     def heard(self, run_id: str, *, coming: bool) -> None:
@@ -31,6 +40,33 @@ class Mail:
             self._stir.set()
         elif coming:
             self._early.add(run_id)
+
+    def hand(self, op: SendSignal, sent: Sent, now: float) -> None:
+        """A signal of this process is durable: its run has it at once, if that is executed here.
+
+        Called by the commit right behind the topic, so that this is not read on its account.
+        """
+        execution = self._executions.get(op.run_id)
+        if execution is None or sent.duplicate or sent.seq != execution.mailbox.seen + 1:
+            return
+        execution.deliver([
+            Signal(
+                op.run_id, sent.seq, op.name, op.id, op.priority, op.deadline, op.payload, now,
+                sent.late,
+            )
+        ])  # fmt: skip
+        if op.run_id in self._heard:
+            self._heard.discard(op.run_id)
+            self._handed.add(op.run_id)
+            if self._looking is None:
+                loop = asyncio.get_running_loop()
+                self._looking = loop.call_later(_AFTERWARDS, self._look_behind)
+
+    def _look_behind(self) -> None:
+        self._looking = None
+        handed, self._handed = self._handed, set()
+        for run_id in handed:
+            self.heard(run_id, coming=False)
 
     def arrived(self, run_id: str) -> None:
         """A run was taken: what was heard of it meanwhile counts now."""
@@ -54,6 +90,8 @@ class Mail:
             self._stir.clear()
             heard, self._heard = self._heard, set()
             here = [self._executions[run_id] for run_id in heard if run_id in self._executions]
+            if not here:
+                continue
             try:
                 found = await self._store.signals([(one.id, one.mailbox.seen) for one in here])
             except StoreUnavailable as error:
