@@ -28,7 +28,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from aura import Aura, Config, step
+from aura import Aura, Config, Workflow, step
 from aura.app import new_run_id
 from aura.store.base import Append, Entry, Settle, StartRun
 from benchmarks.report import run_peers
@@ -62,13 +62,25 @@ async def sequence(count: int) -> list[float]:
     return [after - before for before, after in itertools.pairwise(marks)]
 
 
+async def bare(number: int) -> int:
+    """A run without steps: what remains is its start, its end and the parent's journal."""
+    return number
+
+
+bare_run = Workflow("bare", "1.0.0", bare)
+
+
+async def children(count: int) -> int:
+    return sum(await asyncio.gather(*(bare_run(number) for number in range(count))))
+
+
 async def fan_out(count: int) -> None:
     await asyncio.gather(*(noop() for _ in range(count)))
 
 
 def make_app(database: str) -> Aura:
     app = Aura("benchmark", config=Config(database=database, capacity=2_000))
-    for function in (ten, sequence, fan_out):
+    for function in (ten, sequence, fan_out, children):
         app.workflow(version="1.0.0")(function)
     return app
 
@@ -131,6 +143,13 @@ async def fanned_out(app: Aura, count: int) -> dict[str, Any]:
     return _figures(f"fanout-{count}", count, count, time.perf_counter() - started)
 
 
+async def joined(app: Aura, count: int) -> dict[str, Any]:
+    """So many child runs started at once and joined; the rate is that of runs."""
+    started = time.perf_counter()
+    await (await app.start("children", count)).result()
+    return _figures(f"children-{count}", count, count, time.perf_counter() - started)
+
+
 def _figures(scenario: str, concurrency: int, steps: int, seconds: float) -> dict[str, Any]:
     return {
         "peer": "aura",
@@ -157,6 +176,7 @@ async def measure(database: str, store: str, repeats: int) -> list[dict[str, Any
                 await workflows(app, 1_000),
                 await sequential(app, 1_000),
                 await fanned_out(app, 1_000),
+                await joined(app, 1_000),
                 await sequential(app, LONG),
             ):
                 found.setdefault(figures["scenario"], []).append(figures | {"store": store})
@@ -215,7 +235,7 @@ def _shown(value: float | None) -> str:
 def _note(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     if row["peer"] != "aura" or "steps_per_second" not in row:
         return ""
-    parts = []
+    parts = ["runs per second"] if row["scenario"].startswith("children") else []
     if "last_to_first_tenth" in row:
         parts.append(f"last tenth took {row['last_to_first_tenth']}× the first")
     others = {one["scenario"]: one for one in rows if one["peer"] == "aura"}

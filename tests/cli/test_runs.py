@@ -12,7 +12,7 @@ from tests.cli.conftest import Aura
 RUN_KEYS = {
     *("id", "workflow", "version", "state", "created_at", "started_at", "finished_at", "seconds"),
     *("wake_at", "worker", "epoch", "recoveries", "cancel_requested", "error"),
-    *("queue", "key", "priority"),
+    *("queue", "key", "priority", "parent", "detached", "execution"),
 }
 CALL_KEYS = {
     *("lane", "name", "number", "key", "kind", "state", "attempts", "started_at", "seconds"),
@@ -78,13 +78,56 @@ def test_a_run_is_shown_as_a_tree_of_lanes(aura: Aura) -> None:
 def test_the_shape_of_a_run(aura: Aura) -> None:
     aura("run", "research:app", "research", '"abc"', "--version", "1.0.0", "--id", "tree")
     found = aura("runs", "show", "tree", "--json").json
-    assert found.keys() == {"run", "input", "output", "journal"}
+    assert found.keys() == {"run", "input", "output", "journal", "children", "more_children"}
     assert found["run"].keys() == RUN_KEYS
     assert found["input"].keys() == {"bytes", "whole", "value", "preview", "encrypted"}
     (call,) = found["journal"]
     assert call.keys() == CALL_KEYS
     assert (call["lane"], call["name"], call["kind"]) == ("0.1", "measure", "step")
     assert (call["state"], call["attempts"], call["output"]["value"]) == ("done", 1, 3)
+
+
+FAMILY = """
+
+@app.workflow(version="1.0.0")
+async def part(number: int, turn: int = 1) -> int:
+    if number < 0:
+        raise ValueError("below zero")
+    if turn < 3:
+        aura.continue_as_new(number, turn + 1)
+    return 2 * number
+
+
+@app.workflow(version="1.0.0")
+async def whole(count: int) -> int:
+    total = sum(await aura.map(part, range(count)))
+    try:
+        await part(-1)
+    except aura.RunFailed:
+        return total
+"""
+
+
+def test_a_run_is_shown_with_its_children(aura: Aura, project: Path) -> None:
+    module = project / "research.py"
+    module.write_text(module.read_text().replace("import", "import aura\nimport", 1) + FAMILY)
+    ended = aura("run", "research:app", "whole", "3", "--id", "w")
+    assert ended.code == 0, ended.err
+    shown = aura("runs", "show", "w").out
+    for part in ("w/0.1.1/part#1", "w/0.1.3/part#1", "part#1 (child)  failed", "below zero"):
+        assert part in shown
+    child = aura("runs", "show", "w/0.1.2/part#1")
+    assert "w, which stops it at its end" in child.out
+    assert "execution  3" in " ".join(child.out.split()).replace("execution 3", "execution  3")
+    found = aura("runs", "show", "w", "--json").json
+    assert len(found["children"]) == 4
+    assert not found["more_children"]
+    assert all(run.keys() == RUN_KEYS for run in found["children"])
+    assert {run["parent"] for run in found["children"]} == {"w"}
+    assert sorted({run["execution"] for run in found["children"]}) == [1, 3]
+    calls = {call["key"]: call for call in found["journal"]}
+    assert calls["0.1.2/part#1"]["state"] == "done"
+    assert calls["0.1.2/part#1"]["output"]["value"] == 2
 
 
 def test_attempts_are_shown_with_why_they_failed(aura: Aura, project: Path) -> None:

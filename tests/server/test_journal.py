@@ -46,6 +46,16 @@ def test_a_step_that_gave_up_has_failed() -> None:
     assert call.state == "failed"
 
 
+def test_a_child_and_its_end_are_one_call() -> None:
+    child = entry(1, "0.2/part#1", "child", output=b'{"id":"r/0.2/part#1"}')
+    (runs,) = calls([child])
+    assert (runs.kind, runs.name, runs.state, runs.seconds) == ("child", "part", "waiting", None)
+    (over,) = calls([child, entry(4, "0.2/part#1/ended", "ended")])
+    assert (over.key, over.kind, over.state, over.seconds) == ("0.2/part#1", "child", "done", 3.25)
+    (failed,) = calls([child, entry(4, "0.2/part#1/ended", "ended", output=None, error=b"{}")])
+    assert failed.state == "failed"
+
+
 def test_a_sleep_waits_until_it_woke() -> None:
     asleep = entry(1, "0/sleep#1", "sleep", output=b"9.0")
     (waiting,) = calls([asleep])

@@ -111,6 +111,7 @@ def show_(
     _show_head(detail, full=full)
     if detail.journal:
         show(_branch(Tree(Text("journal", "bold")), tree, full=full))
+    _show_children(detail)
     _show_end(detail, full=full)
 
 
@@ -162,6 +163,11 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
     ]
     if run.queue:
         facts.append(("queue", clean(run.queue) + (f", key {clean(run.key)}" if run.key else "")))
+    if run.parent:
+        bond = "detached" if run.detached else "which stops it at its end"
+        facts.append(("parent", clean(f"{run.parent}, {bond}")))
+    if run.execution > 1:
+        facts.append(("execution", str(run.execution)))
     if run.wake_at:
         facts.append(("wakes", f"{moment(run.wake_at)} UTC"))
     if run.worker:
@@ -174,6 +180,15 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
     grid = table(("", ""), facts)
     grid.show_header = False
     show(grid)
+
+
+def _show_children(detail: RunDetail) -> None:
+    if not detail.children:
+        return
+    columns = ("=CHILD", "WORKFLOW", "VERSION", "=STATE", "CREATED (UTC)", ">TOOK", "ERROR")
+    show(table(columns, map(_row, detail.children)))
+    if detail.more_children:
+        note(f"These are the newest {len(detail.children)} of its children; there are more.")
 
 
 def _show_end(detail: RunDetail, *, full: bool) -> None:

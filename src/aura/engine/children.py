@@ -107,10 +107,13 @@ class Family:
         self._wanted: dict[str, list[asyncio.Future[RunRecord | None]]] = {}
         self._stir = asyncio.Event()
         self._visitors: dict[str, list[Children]] = {}
+        self.started: set[str] = set()  # the children of all that have not ended, as far as known
 
     def ended(self, run_id: str, record: RunRecord | None = None) -> None:
         """A run has ended, here (its record) or elsewhere: who waits for it though it is not its
         child looks at it."""
+        if record is None or record.state in TERMINAL:
+            self.started.discard(run_id)
         for children in tuple(self._visitors.get(run_id, ())):
             children.wake(run_id, record)
 
@@ -171,6 +174,17 @@ class Children:
         assert self._family is not None  # noqa: S101  (who runs no worker executes nothing new)
         return self._family
 
+    def add(self, child: str) -> None:
+        """The run has started it, now or before, and is told of its end."""
+        self.own.add(child)
+        if self._family is not None:
+            self._family.started.add(child)
+
+    def over(self, child: str) -> None:
+        """It has ended, as far as the journal or a signal says."""
+        if self._family is not None:
+            self._family.started.discard(child)
+
     def are_in(self, store: Store) -> bool:
         """Whether that is the store in which this run and its children are."""
         return self._family is not None and self._family.store is store
@@ -188,6 +202,7 @@ class Children:
             if signal.name == CHILD_ENDED:
                 child = signal.id.removeprefix(CHILD_ENDED + ":")
                 self._told.add(child)
+                self.over(child)
                 woken |= self.wake(child, None)
         return woken
 
@@ -346,7 +361,7 @@ async def _started(
     # One that has ended already (its start is repeated) will tell nothing any more.
     own = found.parent == execution.id and not found.detached and found.state not in TERMINAL
     if own:
-        execution.children.own.add(found.id)
+        execution.children.add(found.id)
     said = {"id": found.id, "workflow": found.workflow, "version": found.version}
     parent = execution.id if own else None  # a copy of this journal is not its parent
     await _answer(execution, call, kind, output=to_json(said | {"parent": parent}))
@@ -379,7 +394,7 @@ async def _again(execution: Execution, entry: Entry) -> str:
         raise _load_error(entry.error)
     said = plain(entry.output)
     if said["parent"] == execution.id:
-        execution.children.own.add(said["id"])
+        execution.children.add(said["id"])
     return str(said["id"])
 
 
@@ -465,6 +480,8 @@ async def _ended(
         output = record.output if isinstance(record, RunRecord) else None
         error = _dump_error(_failure(record, run_id, timeout)) if output is None else None
         await execution.answer(Call(key, mark, None), "ended", output, error=error)
+    if error is None or timeout is None:
+        execution.children.over(run_id)
     if error is not None:
         raise _load_error(error)
     assert output is not None  # noqa: S101  (one of the two is always there)
@@ -482,8 +499,8 @@ def _failure(record: RunRecord | AuraError | None, run_id: str, timeout: float |
 
 
 def _dump_error(error: AuraError) -> bytes:
-    said: dict[str, Any] = {"kind": type(error).__name__, "message": error.message}
-    said["hint"] = error.hint
+    kind = type(error).__name__
+    said = {"kind": kind, "type": kind, "message": error.message, "hint": error.hint}
     for name in ("run_id", "type", "traceback"):
         if hasattr(error, name):
             said[name] = getattr(error, name)

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import math
 import os
 import socket
 import uuid
@@ -56,6 +57,7 @@ from aura.store.queues import Offer
 log = logging.getLogger("aura.worker")
 
 _CLAIM_AT_ONCE = 100
+_TURN = 0.02  # seconds until the next run is asked for, of those that a worker is for
 _NAP = 0.05  # seconds between looks at what keeps a worker from closing
 _ASIDE = 10.0  # seconds for which a run that was handed over waits to be taken
 _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at again
@@ -64,9 +66,9 @@ _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at ag
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`capacity` runs at once, `threads` for plain `def` steps, `only` the id of the one run to
-    claim (None: all), `offer` what queues may require, `history` how long journals may get,
-    `max_recoveries` how many workers may die of a run, `durability` that of workflows which say
-    nothing; the rest are seconds."""
+    claim, with those that it starts (None: all), `offer` what queues may require, `history` how
+    long journals may get, `max_recoveries` how many workers may die of a run, `durability` that of
+    workflows which say nothing; the rest are seconds."""
 
     lease: float = 10.0
     poll: float = 1.0
@@ -116,6 +118,7 @@ class Worker:
         self._starting: Counter[str] = Counter()  # starts in this worker's name, under way
         self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
+        self._asked = 0
         self._ready = asyncio.Event()
         self._stopping = False
         self._away = False
@@ -330,8 +333,8 @@ class Worker:
         limit = min(room, _CLAIM_AT_ONCE)
         if limit <= 0 or not self._joined:
             return self._options.poll
-        only, offer = self._options.only, self._options.offer
-        claim = Claim(self.id, self._claimable(), limit, only, offer)
+        only, others = self._whom()
+        claim = Claim(self.id, self._claimable(), limit, only, self._options.offer)
         self._claiming = True
         self._reserved += limit  # for as long as the answer is under way
         try:
@@ -356,7 +359,17 @@ class Worker:
         if len(found.runs) == limit:
             return 0.0
         wake = self._options.poll if found.next_wake is None else found.next_wake
-        return max(0.001, min(wake, self._options.poll))
+        return max(0.001, min(wake, self._options.poll, _TURN if others else math.inf))
+
+    def _whom(self) -> tuple[str | None, bool]:
+        """The one run to ask for (None: all), and whether there are others whose turn comes next:
+        a worker for one run takes the runs that this one has started, too."""
+        if self._options.only is None:
+            return None, False
+        family = [self._options.only, *self._family.started]
+        away = [one for one in family if one not in self._executions] or family[:1]
+        self._asked += 1
+        return away[self._asked % len(away)], len(away) > 1
 
     def _take_up(self, claimed: Claimed) -> None:
         reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)

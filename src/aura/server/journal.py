@@ -1,7 +1,8 @@
 """A run's journal as calls: what belongs to one key is one call, whatever number of entries it has.
 
 Pure. A step that was tried three times has two "attempt" entries and one "step" entry under one
-key; a sleep has a "sleep" entry and, under its key with `/woke`, one that says it is over.
+key; a sleep has a "sleep" entry and, under its key with `/woke`, one that says it is over; the call
+of a child has a "child" entry and, under its key with `/ended`, one that says how it ended.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 from aura.store.base import Entry
 
 CallState = Literal["done", "failed", "retrying", "waiting"]
-_WOKE = "/woke"
+_LATER = {"woke": "/woke", "ended": "/ended"}  # kinds of entries, and how their keys end
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,11 @@ class Call:
 
     @property
     def state(self) -> CallState:
-        """Where the call is: "retrying" between two attempts, "waiting" while it sleeps."""
+        """Where the call is: "retrying" between two attempts, "waiting" while it sleeps or its
+        child runs."""
         if self.last.kind == "attempt":
             return "retrying"
-        if self.last.kind == "sleep":
+        if self.last.kind in ("sleep", "child"):
             return "waiting"
         return "failed" if self.last.error is not None else "done"
 
@@ -76,7 +78,7 @@ def calls(entries: Iterable[Entry]) -> tuple[Call, ...]:
     """The calls of a journal (its entries in order of seq)."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(entry.key.removesuffix(_WOKE), []).append(entry)
+        found.setdefault(entry.key.removesuffix(_LATER.get(entry.kind, "")), []).append(entry)
     return tuple(_call(key, tuple(of)) for key, of in found.items())
 
 

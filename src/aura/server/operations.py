@@ -13,6 +13,7 @@ from aura.app import Aura
 from aura.engine.fork import Fork, fork, fork_id
 from aura.errors import InvalidInput, RunNotFound
 from aura.server.views import (
+    MOST_CHILDREN,
     DatabaseView,
     RunDetail,
     RunList,
@@ -29,7 +30,7 @@ STATES: tuple[RunState, ...] = get_args(RunState)
 MOST_RUNS = 500
 """A page of a list is not longer than this."""
 
-RESERVED = frozenset({"self", "workflow", "id", "version", "queue", "deadline"})
+RESERVED = frozenset({"self", "workflow", "id", "version", "queue", "deadline", "detached"})
 """Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
 position, so that data from outside can never stand for them."""
 
@@ -93,11 +94,14 @@ async def list_runs(
 
 
 async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
-    """A run with its journal. Raises RunNotFound."""
+    """A run with its journal and children. Raises RunNotFound."""
     record = await app.store.run(run_id) if storable(run_id) else None
     if record is None:
         raise no_run(run_id)
-    return run_detail(record, await app.store.journal(run_id), full=full)
+    family = RunFilter(parent=run_id, limit=MOST_CHILDREN + 1)
+    return run_detail(
+        record, await app.store.journal(run_id), await app.store.runs(family), full=full
+    )
 
 
 async def cancel_run(app: Aura, run_id: str) -> RunView:
