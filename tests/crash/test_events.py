@@ -15,7 +15,7 @@ from aura import Aura
 from aura.store.events import PARTITIONS
 from tests.crash.kit import Nursery
 
-EVENTS, KEYS, CONSUMERS, KILLS = 1_200, 24, 2, 10
+EVENTS, KEYS, CONSUMERS, KILLS = 700, 24, 2, 6
 POINTS = ("consume", "consume:before-commit", "consume:after-commit")
 
 

@@ -73,9 +73,10 @@ async def crash(world: World, app: Aura) -> None:
     for consumer in bus.consumers:
         tasks = consumer._tasks()
         consumer.abandon()
-        for task in consumer._loops:
+        rest = (*consumer._loops, *consumer._naps)
+        for task in rest:
             task.cancel()
-        await asyncio.gather(*tasks, *consumer._loops, return_exceptions=True)
+        await asyncio.gather(*tasks, *rest, return_exceptions=True)
     await drop(app)
     async with world.store() as store:
         await store.commit([Heartbeat(worker.id, 0.0)])

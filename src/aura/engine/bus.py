@@ -35,6 +35,7 @@ class Events:
 
     registry: Registry
     clock: Clock
+    time: Clock
     store: Store
     committer: Writer
     _limits: Limits
@@ -106,7 +107,7 @@ class Events:
                 self.committer, self._limits, pool, self.registry, resolver, start
             )  # fmt: skip
             self._bus = EventBus(
-                self.store, self.clock, self.subscriptions, around,
+                self.store, self.time, self.subscriptions, around,
                 lambda: worker.id if worker.joined else None, lease,
             )  # fmt: skip
             await self._bus.open()

@@ -73,6 +73,7 @@ class Consumer:
         self._read, self._fetch, self._dirty = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._writing = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
+        self._naps: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
 
     def open(self) -> None:
@@ -95,9 +96,10 @@ class Consumer:
                 await asyncio.wait(tasks, timeout=_PAUSE)
         with contextlib.suppress(StoreUnavailable):
             await self._write()
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        rest = (*self._loops, *self._naps)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     def news(self) -> None:
         """There may be new events in the topic."""
@@ -297,10 +299,16 @@ class Consumer:
             self._blocked.add(line)
             self._dirty.set()  # what stands behind is stored
             if not held:
-                asyncio.get_running_loop().call_later(wait, self._due, line)
+                nap = asyncio.get_running_loop().create_task(self._wake(line, wait))
+                self._naps.add(nap)
+                nap.add_done_callback(self._naps.discard)
             return
         self._queue(line)
         self._begin()
+
+    async def _wake(self, line: Line, after: float) -> None:
+        await self._clock.sleep(after)
+        self._due(line)
 
     def _due(self, line: Line) -> None:
         if line.blocked and not line.busy:

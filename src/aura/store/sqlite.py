@@ -17,7 +17,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +93,11 @@ class SqliteStore:
             if self._in_memory
             else _ConnectionThread(path, "aura-sqlite-reader", self._clock)
         )
-        self.events = SqliteEvents(self._writer.call, self._reader.call, self._clock)
+
+    @cached_property
+    def events(self) -> SqliteEvents:
+        """The verbs of events."""
+        return SqliteEvents(self._writer.call, self._reader.call, self._clock)
 
     async def open(self) -> None:
         await self._writer.call(self._prepare)
