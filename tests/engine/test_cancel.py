@@ -302,14 +302,17 @@ async def test_code_that_swallows_a_cancel_completes(memory: World, ledger: Ledg
 
 
 async def test_a_workflow_may_cancel_its_own_branches(memory: World, ledger: Ledger) -> None:
+    begun = asyncio.Event()
+
     @step
     async def hold() -> None:
         ledger("hold")
+        begun.set()
         await asyncio.Event().wait()
 
     async def flow() -> str:
         task = asyncio.create_task(hold())
-        await aura.sleep(0.02)
+        await begun.wait()
         task.cancel()
         try:
             await task

@@ -703,7 +703,7 @@ async def test_a_run_is_interrupted_at_its_deadline(world: World) -> None:
 
     workflow = declare(flow)
     app = await world.open(workflow, keep_in_memory=0.1)
-    run = await app.start(workflow, id="r", deadline=timedelta(seconds=1.0))
+    run = await app.start(workflow, id="r", deadline=timedelta(seconds=3.0))
     with pytest.raises(RunFailed, match="DeadlineExceeded: the run was not done") as caught:
         await run.result(timeout=20)
     assert caught.value.type == "DeadlineExceeded"
@@ -766,7 +766,7 @@ async def test_a_run_may_give_something_at_its_deadline(memory: World) -> None:
         return "?"
 
     app = await memory.open()
-    run = await app.start(declare(flow), id="r", deadline=0.1)
+    run = await app.start(declare(flow), id="r", deadline=1.5)
     assert await run.result(timeout=20) == "half of it"
 
 
