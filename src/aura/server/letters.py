@@ -165,7 +165,7 @@ async def forget_group(app: Aura, topic: str, group: str) -> None:
     known = [one for one in await app.store.events.groups(topic) if one.group == group]
     if known and known[0].workers:
         raise InvalidInput(
-            f"{known[0].workers} workers take part in group {group} of topic {topic}",
+            f"live workers take part in group {group} of topic {topic}: {known[0].workers}",
             hint="Stop them, or deploy code that does not subscribe",
         )
     if not await app.store.events.forget(topic, group):

@@ -1,7 +1,7 @@
 """A store around a store: payloads are encrypted on their way in and decrypted on their way out.
 
 Sealed are the inputs, outputs, errors and fingerprints of runs and journal entries, the payloads of
-signals and feeds, and the bodies of documents. What the database needs to find its way stays as it
+signals, feeds and events, the histories of dead letters, and the bodies of documents. What the database needs to find its way stays as it
 is: ids, names, keys, states and times, and what workers tell of themselves.
 
 Each key that has sealed something leaves a document behind (kind "key", the id as its name) with a
