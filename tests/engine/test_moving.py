@@ -16,8 +16,10 @@ import pytest
 import aura
 from aura import Aura, step
 from aura.clock import SystemClock
-from aura.engine import moving
-from aura.engine.moving import Export, Imported, export, import_bundle
+from aura.engine import arriving, moving
+from aura.engine.arriving import Imported, import_bundle
+from aura.engine.bundle import Encoder, OfRun, by_run
+from aura.engine.moving import Export, export
 from aura.errors import (
     BundleError,
     KeyMissing,
@@ -30,11 +32,13 @@ from aura.errors import (
 from aura.store.base import (
     AppendFeed,
     PutDocument,
+    RequestCancel,
     RunFilter,
     SendSignal,
     StartRun,
     Store,
 )
+from aura.store.portable import Row
 from tests.engine.kit import Ledger, World, declare, until
 from tests.engine.test_encryption import K1, K2
 from tests.store.kit import append, settle, start
@@ -465,6 +469,49 @@ async def _family_of_three(store: Store) -> None:
         [outcome] = await store.commit([op])
         assert not isinstance(outcome, BaseException)
     await store.commit([settle("p", "waiting")])
+
+
+async def test_a_parent_is_told_of_a_child_that_ended_before_it_arrived(
+    two: tuple[World, World], bundle: Path
+) -> None:
+    """Workers may be at work while an import goes on."""
+    source, target = two
+    async with client(source) as store:
+        await _family_of_three(store)
+    await out(source, bundle, Export(move="m"))
+    async with client(target) as store:
+        adopt = store.adopt
+
+        async def and_ends(run: Row, rest: Any, *, take_back: bool = False) -> Any:
+            """The child is taken up and ends at once; its parent comes last."""
+            verdict = await adopt(run, rest, take_back=take_back)
+            if run["id"] == "p/child":
+                await store.commit([RequestCancel("p/child")])
+            return verdict
+
+        before = [part async for part in _reversed(bundle)]
+        bundle.write_bytes(b"".join(before))
+        store.adopt = and_ends  # type: ignore[method-assign]
+        await import_bundle(store, bundle)
+        child = await store.run("p/child")
+        assert child is not None
+        assert child.state == "cancelled"
+        assert [one.id for one in await store.signals([("p", 0)])] == ["~child:p/child"]
+        parent = await store.run("p")
+        assert parent is not None
+        assert parent.state == "pending"
+
+
+async def _reversed(bundle: Path) -> AsyncIterator[bytes]:
+    """The same bundle with its last run first."""
+    with arriving.opened(bundle) as file:
+        found = arriving.decoded(file)
+        runs = [(part.run, list(part.rest)) for part in by_run(found) if isinstance(part, OfRun)]
+        lines = Encoder()
+        text = [lines.header(found.header)]
+        for run, rest in reversed(runs):
+            text += [lines.row("runs", run), *(lines.row(*line) for line in rest)]
+        yield gzip.compress(b"".join([*text, lines.end()]))
 
 
 async def test_runs_that_are_not_there(two: tuple[World, World], bundle: Path) -> None:

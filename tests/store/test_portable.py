@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from aura.store.portable import (
     key_ids,
 )
 from aura.store.sealed import sealed
+from aura.store.sqlite import SqliteStore
 from tests.store.kit import PAIRS, append, backend_of, beat, settle, start, the_run
 
 Open = Callable[[str], Any]
@@ -95,6 +97,21 @@ async def test_every_table_is_carried_or_left_for_a_reason(
     assert set(layout) == set(TABLES) | set(LEFT)
     for table in TABLES.values():
         assert set(table.key) | set(table.payloads) <= set(layout[table.name])
+
+
+async def test_every_payload_is_sealed(tmp_path: Path) -> None:
+    """Whoever adds a column of bytes says here that it is sealed, or that all may read it."""
+    store = SqliteStore(str(tmp_path / "aura.db"))
+    await store.open()
+    await store.close()
+    database = sqlite3.connect(tmp_path / "aura.db")
+    found = database.execute(
+        "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c "
+        "WHERE m.type = 'table' AND c.type = 'BLOB'"
+    ).fetchall()
+    database.close()
+    sealed = {(table.name, column) for table in TABLES.values() for column in table.payloads}
+    assert set(found) - sealed == {("workers", "info")}
 
 
 async def test_a_run_arrives_with_all_its_columns(pair: list[Store]) -> None:

@@ -14,7 +14,8 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened, sqlite_file, using
 from aura.cli.options import Database, Json, taking
 from aura.cli.output import note, print_json
-from aura.engine.moving import Export, Exported, Imported, export, import_bundle
+from aura.engine.arriving import Imported, import_bundle
+from aura.engine.moving import Export, Exported, export
 from aura.engine.promotion import promote as promote_app
 from aura.errors import InvalidInput
 

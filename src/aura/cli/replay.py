@@ -17,7 +17,7 @@ from aura.cli import process
 from aura.cli.loading import bare_app, load_app
 from aura.cli.options import AppDatabase, AppName, Json, taking
 from aura.cli.output import clean, note, print_json, show, table
-from aura.engine.moving import histories
+from aura.engine.arriving import histories
 from aura.engine.rehearsal import rehearse_all
 from aura.engine.replaying import ReplayReport
 from aura.errors import InvalidInput, RunNotFound

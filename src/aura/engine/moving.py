@@ -23,50 +23,43 @@ from __future__ import annotations
 
 import gzip
 import os
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 from aura.clock import Clock
 from aura.codec import plain, to_json
-from aura.engine.bundle import Decoder, Encoder, Header, OfRun, by_run
-from aura.errors import BundleDamaged, BundleError, KeyMissing, RunNotFound, RunsBusy
+from aura.engine.bundle import Encoder, Header
+from aura.errors import (
+    BundleError,
+    RunNotFound,
+    RunsBusy,
+)
 from aura.store.base import (
     TERMINAL,
     Announce,
-    Claimed,
-    Entry,
     PutDocument,
     RunFilter,
     RunRecord,
-    Signal,
     Store,
 )
 from aura.store.portable import (
     OF_RUNS,
     OF_THE_APP,
-    PAGE_BYTES,
     TABLES,
     Fence,
-    Line,
     Moved,
     Page,
     Row,
-    admission,
-    key_ids,
-    size,
 )
-
-R = TypeVar("R")
 
 OURS = frozenset({"key", "move", "promotion"})
 """Kinds of documents that belong to a database and not to its app, and so stay with it."""
 
 _LOOK = 0.05  # seconds between looks at runs that are to be handed over
-_AT_ONCE = 500
+AT_ONCE = 500
 _SHOWN = 5  # how many runs an error names
 
 
@@ -99,19 +92,6 @@ class Exported(NamedTuple):
     moves: tuple[str, ...] = ()
 
 
-class Imported(NamedTuple):
-    """What became of the runs of a bundle: `created` here, come back (`returned`), `present`
-    before; how many of the created ones are `parked`. `rows` of the app were added, `kept` ones
-    were there."""
-
-    created: int = 0
-    returned: int = 0
-    present: int = 0
-    parked: int = 0
-    rows: int = 0
-    kept: int = 0
-
-
 # -- out ---------------------------------------------------------------------------------------
 
 
@@ -130,11 +110,11 @@ async def export(store: Store, clock: Clock, what: Export, path: Path) -> Export
     part = path.with_name(path.name + ".part")
     with _created(part) as file:
         done = await _write(store, clock, what, ids, file)
-    part.replace(path)
-    _sync_folder(path.parent)
     if what.move:
         body = to_json({"written_at": clock.now(), "runs": done.runs})
         await store.commit([PutDocument("move", what.move, body)])
+    part.replace(path)
+    _sync_folder(path.parent)
     return done
 
 
@@ -189,7 +169,7 @@ async def _family(store: Store, ids: tuple[str, ...]) -> tuple[str, ...]:
         found[run_id] = None
         if record.parent and not record.detached:
             waiting.append(record.parent)
-        children = _listed(store, RunFilter(parent=run_id, limit=_AT_ONCE))
+        children = _listed(store, RunFilter(parent=run_id, limit=AT_ONCE))
         waiting += [
             child.id
             async for child in children
@@ -200,7 +180,7 @@ async def _family(store: Store, ids: tuple[str, ...]) -> tuple[str, ...]:
 
 async def _running(store: Store, ids: tuple[str, ...] | None) -> list[str]:
     if ids is None:
-        where = RunFilter(state="running", limit=_AT_ONCE)
+        where = RunFilter(state="running", limit=AT_ONCE)
         return [run.id async for run in _listed(store, where)]
     records = [await _record(store, run_id) for run_id in ids]
     return [run.id for run in records if run.state == "running"]
@@ -226,7 +206,7 @@ async def _record(store: Store, run_id: str) -> RunRecord:
 
 def _busy(runs: list[str], patience: float) -> RunsBusy:
     return RunsBusy(
-        f"{len(runs)} runs were not handed over within {patience:g} s: {_names(runs)}",
+        f"{len(runs)} runs were not handed over within {patience:g} s: {named(runs)}",
         hint="The others are taken; let the steps end and export again by the same name, or "
         "take them with --force, which runs the steps under way once more",
     )
@@ -252,10 +232,10 @@ async def _write(
             continue
         file.write(lines.row("runs", run))
         for table in OF_RUNS:
-            async for row in _rows(store, Page(table, run=run["id"], opened=what.opened)):
+            async for row in all_rows(store, Page(table, run=run["id"], opened=what.opened)):
                 file.write(lines.row(table, row))
     for table in OF_THE_APP if what.app else ():
-        async for row in _rows(store, Page(table, opened=what.opened)):
+        async for row in all_rows(store, Page(table, opened=what.opened)):
             if table != "documents" or row["kind"] not in OURS:
                 file.write(lines.row(table, row))
     file.write(lines.end())
@@ -264,7 +244,7 @@ async def _write(
 
 async def _selected(store: Store, what: Export, ids: tuple[str, ...] | None) -> AsyncIterator[Row]:
     if ids is None:
-        async for run in _rows(store, Page("runs", opened=what.opened)):
+        async for run in all_rows(store, Page("runs", opened=what.opened)):
             if not (what.unfinished and run["state"] in TERMINAL):
                 yield run
         return
@@ -275,7 +255,7 @@ async def _selected(store: Store, what: Export, ids: tuple[str, ...] | None) -> 
         yield found[0]
 
 
-async def _rows(store: Store, page: Page) -> AsyncIterator[Row]:
+async def all_rows(store: Store, page: Page) -> AsyncIterator[Row]:
     """All rows from that page on, one page in memory at a time."""
     key = TABLES[page.table].key
     if page.run is not None and page.table == "runs":
@@ -313,231 +293,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-# -- in ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file of a bundle. Raises BundleError when it cannot be read."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
-        yield file
-
-
-def decoded(file: IO[bytes]) -> Decoder:
-    """The bundle in an open file, from its beginning. Raises BundleDamaged."""
-    file.seek(0)
-    return Decoder(_lines(file))
-
-
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    try:
-        with gzip.GzipFile(fileobj=file, mode="rb") as lines:
-            yield from lines
-    except (EOFError, OSError, zlib.error) as error:
-        raise BundleDamaged(
-            f"the bundle is damaged: {error}", hint="Copy it again from where it was written"
-        ) from error
-
-
-async def import_bundle(store: Store, path: Path, *, take_back: bool = False) -> Imported:
-    """Let the runs of a bundle go on here. Doing it again does no harm.
-
-    The whole file is checked before anything is written. `take_back` lets runs go on in the
-    database from which this very bundle moved them; say it only when it was imported nowhere else.
-
-    Raises BundleDamaged, BundleError, KeyMissing, StoreUnavailable.
-    """
-    with opened(path) as file:
-        await _check(store, decoded(file), take_back)
-        found = decoded(file)
-        mark = await require_empty(store, found.header)
-        done = Imported()
-        batch: list[Line] = []
-        for part in by_run(found):
-            if isinstance(part, OfRun):
-                run = arriving(part.run, found.header)
-                verdict = await store.adopt(run, part.rest, take_back=take_back)
-                done = _counted(done, verdict, run)
-                continue
-            if mark is None:
-                done = done._replace(kept=done.kept + 1)
-                continue
-            batch.append((part[0], arriving_row(*part)))
-            if len(batch) >= _AT_ONCE or sum(size(row) for _, row in batch) >= PAGE_BYTES:
-                done, batch = await _add(store, batch, done), []
-        done = await _add(store, batch, done)
-    if mark is not None and found.header.app:
-        await store.commit([PutDocument("move", mark, _ARRIVED)])
-    await store.commit([Announce("ready"), Announce("groups")])
-    return done
-
-
-_ARRIVING, _ARRIVED = b'"arriving"', b'"arrived"'
-
-
-async def require_empty(store: Store, header: Header) -> str | None:
-    """The name of the document that says so; None when all of the app has arrived before.
-
-    Rows of an app that is in use already would get in the way of those that arrive: a topic's next
-    number, a group's cursor, a split. Raises BundleError.
-    """
-    if not header.app:
-        return ""
-    mark = f"arriving/{header.move or header.made_at}"
-    known = await store.document("move", mark)
-    if known is not None:
-        return None if known.body == _ARRIVED else mark
-    for table in OF_THE_APP:
-        async for row in _rows(store, Page(table)):
-            if table != "documents" or row["kind"] not in OURS:
-                raise BundleError(
-                    f"this database has {table} of its own, which do not go together with those "
-                    "of the bundle",
-                    hint="Nothing was imported. Import into an empty database, or export runs only",
-                )
-    await store.commit([PutDocument("move", mark, _ARRIVING)])
-    return mark
-
-
-def arriving(run: Row, header: Header) -> Row:
-    """A run as it begins where it arrives. Pure. Raises BundleDamaged."""
-    moved = Moved.of(run)
-    state, wake_at = run["state"], run["wake_at"]
-    more: dict[str, Any] = {}
-    if header.kind == "move" and state not in TERMINAL:
-        if moved is None or moved.move != header.move:
-            raise BundleDamaged(f"run {run['id']} is in the bundle, but was not moved by it")
-        state, wake_at = moved.state, moved.wake_at
-    elif state not in TERMINAL:
-        state, wake_at = "parked", None
-        more = {"error": to_json(_COPIED), "finished_at": header.made_at}
-    return {**run, "state": state, "wake_at": wake_at, "owner": None, "moved": None, **more}
-
-
-_COPIED = {
-    "type": "Copied",
-    "message": "the run is a copy and goes on where it was copied from",
-    "hint": "Requeue it if it is to go on here, too: its effects are then made twice",
-    "traceback": "",
-}
-
-
-def arriving_row(table: str, row: Row) -> Row:
-    """A row of the app as it arrives: what workers had is free. Pure."""
-    assert TABLES[table].run is None  # noqa: S101  (by_run says so)
-    return {**row, "owner": None} if "owner" in row else row
-
-
-async def _check(store: Store, bundle: Decoder, take_back: bool) -> None:
-    """Read everything once. Raises what speaks against importing it."""
-    layout = await store.layout()
-    ids: dict[str, Row] = {}
-    here: list[str] = []
-    others: list[str] = []
-    for table, row in bundle:
-        _check_row(table, row, layout[table], store.key_ids)
-        if table == "runs":
-            ids[row["id"]] = arriving(row, bundle.header)
-        if len(ids) >= _AT_ONCE:
-            await _compare(store, ids, take_back, here, others)
-    await _compare(store, ids, take_back, here, others)
-    if others:
-        raise BundleError(
-            f"{len(others)} runs of the bundle have the ids of other runs here: {_names(others)}",
-            hint="Nothing was imported. Import it into another database",
-        )
-    if here:
-        raise BundleError(
-            f"{len(here)} runs were moved from here by this very bundle: {_names(here)}",
-            hint="Nothing was imported. If it was imported nowhere else, let them go on here "
-            "with --take-back",
-        )
-
-
-async def _compare(
-    store: Store, ids: dict[str, Row], take_back: bool, here: list[str], others: list[str]
-) -> None:
-    for record in await store.runs_by_id(list(ids)):
-        verdict = admission(record._asdict(), ids[record.id], take_back=take_back)
-        if verdict == "here":
-            here.append(record.id)
-        elif verdict == "other":
-            others.append(record.id)
-    ids.clear()
-
-
-def _check_row(table: str, row: Row, columns: Iterable[str], keys: tuple[str, ...]) -> None:
-    unknown = row.keys() - set(columns)
-    if unknown:
-        raise BundleError(
-            f"the bundle has {table}.{min(unknown)}, which this database has not",
-            hint="Upgrade Aura here: pip install --upgrade aura-workflows",
-        )
-    for key_id in key_ids(table, row) - set(keys):
-        raise KeyMissing(
-            f"the bundle is encrypted with the key {key_id}, which this process does not have",
-            key_id=key_id,
-            hint="Add it to AURA_ENCRYPTION_KEYS, or export with --plaintext. Nothing was imported",
-        )
-
-
-async def _add(store: Store, batch: list[Line], done: Imported) -> Imported:
-    added = 0
-    for table in OF_THE_APP:
-        rows = [row for name, row in batch if name == table]
-        if rows:
-            added += await store.add_rows(table, rows)
-    return done._replace(rows=done.rows + added, kept=done.kept + len(batch) - added)
-
-
-def _counted(done: Imported, verdict: str, run: Row) -> Imported:
-    if verdict == "other":
-        raise BundleError(f"run {run['id']} was started here meanwhile, as another run")
-    if verdict == "create":
-        parked = done.parked + (run["state"] == "parked")
-        return done._replace(created=done.created + 1, parked=parked)
-    if verdict == "return":
-        return done._replace(returned=done.returned + 1)
-    return done._replace(present=done.present + 1)
-
-
-def _names(runs: list[str]) -> str:
+def named(runs: list[str]) -> str:
     more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
     return ", ".join(sorted(runs)[:_SHOWN]) + more
-
-
-# -- to look at --------------------------------------------------------------------------------
-
-
-def histories(
-    path: Path, as_is: Callable[[str, Row], Row] = lambda _, row: row
-) -> Iterator[Claimed]:
-    """The runs of a bundle as a worker would claim them, to be replayed or looked at.
-
-    `as_is` may decrypt a row of a table. Raises BundleDamaged, BundleError.
-    """
-    with opened(path) as file:
-        for part in by_run(decoded(file)):
-            if isinstance(part, OfRun):
-                rows = [(table, as_is(table, row)) for table, row in part.rest]
-                yield _history(as_is("runs", part.run), rows)
-
-
-def _history(run: Row, rows: list[Line]) -> Claimed:
-    moved = Moved.of(run)
-    if moved is not None:
-        run = {**run, "state": moved.state, "wake_at": moved.wake_at}
-    record = _record_of(RunRecord, run)
-    journal = [_record_of(Entry, row) for table, row in rows if table == "journal"]
-    signals = [_record_of(Signal, row) for table, row in rows if table == "signals"]
-    return Claimed(record, [one for one in journal if one.seq > record.base], signals)
-
-
-def _record_of(kind: type[R], row: Row) -> R:
-    """A row as a record; columns that it has no field for are left out."""
-    fields: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # a named tuple's
-    return kind(**{name: row[name] for name in fields if name in row})

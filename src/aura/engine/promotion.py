@@ -14,15 +14,9 @@ from pathlib import Path
 
 from aura.clock import Clock
 from aura.codec import plain, to_json
+from aura.engine.arriving import Imported, import_bundle, require_empty
 from aura.engine.bundle import Header
-from aura.engine.moving import (
-    Export,
-    Imported,
-    export,
-    import_bundle,
-    require_empty,
-    take,
-)
+from aura.engine.moving import Export, export, take
 from aura.errors import BundleError, DatabaseMoved, DecryptionFailed, RunsBusy
 from aura.store.base import PutDocument, Store
 from aura.store.portable import Page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aura.store.portable import (
     PAGE_BYTES,
@@ -25,6 +26,7 @@ from aura.store.queries import queries
 
 _SQL = queries("postgres")
 _AHEAD = 16  # rows that are fetched at once: each may be some megabytes long
+_PREPARED: WeakKeyDictionary[Connection, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
 _BATCH = 200  # rows that are written at once, while they are small
 
 
@@ -103,7 +105,7 @@ class _Pens:
     def __init__(self, connection: Connection, query: str) -> None:
         self._connection = connection
         self._query = query
-        self._statements: dict[tuple[str, ...], Any] = {}
+        self._statements = _PREPARED.setdefault(connection, {})
         self._waiting: list[list[Any]] = []
         self._size = 0
         self._last: tuple[str, ...] = ()
@@ -131,7 +133,8 @@ class _Pens:
         return len(await statement.fetch(*_values(statement, row)))
 
     async def _statement(self, place: tuple[str, ...]) -> Any:
-        if place not in self._statements:
+        known = (self._query, *place)
+        if known not in self._statements:
             table, *names = place
             sql = (
                 _SQL[self._query]
@@ -139,8 +142,8 @@ class _Pens:
                 .replace(":names", ", ".join(f'"{name}"' for name in names))
                 .replace(":values", ", ".join(f"${at + 1}" for at in range(len(names))))
             )
-            self._statements[place] = await self._connection.prepare(sql)
-        return self._statements[place]
+            self._statements[known] = await self._connection.prepare(sql)
+        return self._statements[known]
 
 
 def _values(statement: Any, row: Row) -> list[Any]:

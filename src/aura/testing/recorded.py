@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from aura.app import Aura
-from aura.engine.bundle import OfRun, by_run
+from aura.engine.arriving import histories
 from aura.engine.definition import Registry, Workflow
-from aura.engine.moving import decoded, opened
 from aura.engine.rehearsal import rehearse_all
 from aura.engine.replaying import ReplayReport
 from aura.errors import SandboxError
-from aura.store.base import Claimed, Entry, RunRecord, Signal
-from aura.store.portable import Row
+from aura.store.base import Claimed
 
 
 async def replay(
@@ -53,20 +51,7 @@ def load_histories(path: str | Path) -> list[Claimed]:
         raise SandboxError(
             f"there is no bundle {where}", hint="Write one with: aura runs export ID -o FILE"
         )
-    with opened(where) as file:
-        return [_history(one) for one in by_run(decoded(file)) if isinstance(one, OfRun)]
-
-
-def _history(found: OfRun) -> Claimed:
-    rows = list(found.rest)
-    journal = [Entry(**_known(Entry._fields, row)) for table, row in rows if table == "journal"]
-    signals = [Signal(**_known(Signal._fields, row)) for table, row in rows if table == "signals"]
-    return Claimed(RunRecord(**_known(RunRecord._fields, found.run)), journal, signals)
-
-
-def _known(fields: Iterable[str], row: Row) -> dict[str, Any]:
-    """The columns of a row that a record has."""
-    return {name: row[name] for name in fields if name in row}
+    return list(histories(where))
 
 
 def _registry(code: Aura | Workflow[..., Any] | Iterable[Workflow[..., Any]]) -> Registry:
