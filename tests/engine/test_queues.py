@@ -510,6 +510,14 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         Config()
 
 
+@pytest.mark.parametrize(
+    "settings", [{"tags": "gpu"}, {"tags": {""}}, {"resources": {"gpu": 0}}, {"resources": {"": 1}}]
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Config(**settings)
+
+
 # Definitions.
 
 

@@ -234,8 +234,11 @@ def read_resources(words: Iterable[str]) -> dict[str, float]:
 
 
 def offer(tags: Iterable[str], resources: Mapping[str, float]) -> Offer:
-    """What a worker has. Raises RegistrationError."""
-    return Offer(checked_tags(tags), checked_resources(resources))
+    """What a worker has. Raises ConfigError."""
+    try:
+        return Offer(checked_tags(tags), checked_resources(resources))
+    except RegistrationError as error:
+        raise ConfigError(error.message, hint=error.hint) from None
 
 
 def _is_number(value: Any) -> bool:

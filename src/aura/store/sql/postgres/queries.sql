@@ -215,7 +215,7 @@ dead AS (
     SELECT owners.id FROM owners LEFT JOIN aura.workers AS w ON w.id = owners.id, clock
     WHERE owners.id <> $1::text AND coalesce(w.lease_until, 0) <= clock.now
 )
-SELECT head.id, head.epoch, head.state, head.queue, head.key, true, head.rank
+SELECT head.id, head.epoch, head.state, head.queue, head.key, true, coalesce(head.rank, 0)
 FROM dead, asked, LATERAL (
     SELECT r.id, r.epoch, r.state, r.queue, r.key, r.rank FROM aura.runs AS r
     WHERE r.owner = dead.id AND r.workflow = asked.workflow AND r.version = asked.version
@@ -293,12 +293,13 @@ spots (workflow, version, queue, key) AS (
 )
 SELECT head.id, head.epoch, head.state, head.queue, head.key, head.begun, head.rank
 FROM spots, LATERAL (
-    SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL AS begun, r.rank
+    SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL AS begun,
+           coalesce(r.rank, r.created_at) AS rank
     FROM aura.runs AS r
     WHERE r.workflow = spots.workflow AND r.version = spots.version AND r.queue = spots.queue
       AND r.key = spots.key AND r.queue IS NOT NULL AND r.state = 'pending'
       AND ($5::text IS NULL OR r.id = $5::text)
-    ORDER BY (r.started_at IS NULL), r.rank
+    ORDER BY (r.started_at IS NULL), r.rank  -- as the index has it
     LIMIT (SELECT greatest(1, least($4::bigint, $6::bigint / greatest(1, count(*))))
            FROM spots)) AS head
 

@@ -278,7 +278,7 @@ UPDATE runs SET state = 'pending', wake_at = NULL
 WHERE queue IS NOT NULL AND state = 'waiting' AND wake_at <= :now
 
 -- :name: queue_orphans
-SELECT held.id, held.epoch, held.state, held.queue, held.key, 1, held.rank
+SELECT held.id, held.epoch, held.state, held.queue, held.key, 1, coalesce(held.rank, 0)
 FROM runs AS held INDEXED BY runs_under_way
     LEFT JOIN workers ON workers.id = held.owner
 WHERE held.queue IS NOT NULL AND held.state = 'running' AND held.owner <> :worker
@@ -347,7 +347,8 @@ spots (workflow, version, queue, key) AS (
         ORDER BY r.key LIMIT 1)
     FROM spots WHERE key IS NOT NULL
 )
-SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL, r.rank
+SELECT r.id, r.epoch, r.state, r.queue, r.key, r.started_at IS NOT NULL,
+       coalesce(r.rank, r.created_at)
 FROM spots CROSS JOIN runs AS r
 WHERE spots.key IS NOT NULL AND r.rowid IN (
     SELECT one.rowid FROM runs AS one
