@@ -112,6 +112,7 @@ class Config:
         if self.mtbf is not None and not 0 < self.mtbf < math.inf:
             raise ConfigError(f"mtbf is {self.mtbf}", hint="Give seconds above 0, or None")
         Keyring(self.encryption_keys)  # refuses what is none
+        offer(self.tags, self.resources)
 
     @property
     def retention_seconds(self) -> float | None:
