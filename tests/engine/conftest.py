@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.bank import Bank
+from tests.engine.jumps import Jumps
 from tests.engine.kit import Ledger, World
 
 
@@ -40,3 +41,10 @@ def ledger() -> Ledger:
 @pytest.fixture
 def bank(world: World) -> Bank:
     return Bank(world)
+
+
+@pytest.fixture
+def jumps(request: pytest.FixtureRequest) -> Jumps:
+    """Moves the time of `world` on, or of `memory` in a test without it."""
+    name = "world" if "world" in request.fixturenames else "memory"
+    return Jumps(request.getfixturevalue(name))

@@ -27,11 +27,6 @@ from tests.engine.kit import World, declare, until
 HOUR = 3_600.0
 
 
-@pytest.fixture
-def jumps(world: World) -> Jumps:
-    return Jumps(world)
-
-
 async def report(what: str, tick: datetime) -> str:
     return f"{what} of {tick.astimezone(UTC):%H:%M}"
 

@@ -42,7 +42,7 @@ def sleep_until(moment: datetime) -> Coroutine[Any, Any, None]:
     """Wait until a time, which must know its time zone; one that has passed is no wait. In a run it
     is the database's time that counts, and the first moment that was asked for is kept. Raises
     InvalidInput."""
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+    if not _knows_its_zone(moment):
         raise InvalidInput(
             f"aura.sleep_until({moment!r}) is not a time that knows its zone",
             hint="Give a datetime with tzinfo, as in aura.now() + timedelta(hours=1)",
@@ -52,6 +52,10 @@ def sleep_until(moment: datetime) -> Coroutine[Any, Any, None]:
     if type(lane) is not Lane:
         return _clock.sleep(at - _clock.now())
     return lane.execution.called("sleep_until", lambda call: _sleep(call, lambda: at))
+
+
+def _knows_its_zone(moment: object) -> bool:
+    return isinstance(moment, datetime) and moment.utcoffset() is not None
 
 
 async def _sleep(call: int, when: Callable[[], float]) -> None:
