@@ -64,6 +64,12 @@ def test_a_sleep_waits_until_it_woke() -> None:
     assert (over.kind, over.state, over.seconds) == ("sleep", "done", 4.25)
 
 
+def test_a_time_limit_and_that_it_was_over_are_one_call() -> None:
+    limit = entry(1, "0/timeout#1", "timeout", output=b"9.0")
+    (over,) = calls([limit, entry(5, "0/timeout#1/over", "over", output=None)])
+    assert (over.key, over.kind, over.state) == ("0/timeout#1", "timeout", "done")
+
+
 def test_lanes_stand_where_their_first_call_was_made() -> None:
     found = calls(
         [
