@@ -422,15 +422,13 @@ class Aura(Events):
 
         Raises UnknownWorkflow, UnknownQueue, InvalidInput, PayloadTooLarge, RunConflict.
         """
+        lane = self._inside()
+        if lane is not None:
+            until = self.results.moment(deadline) if self._opened else None
+            terms = Terms(None if id is None else _checked_id(id), detached, named(queue), until)
+            return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
         self._require_open()
         self._residence.require()
-        lane = scope.get()
-        if type(lane) is Lane and lane.execution.children.are_in(self.store):
-            terms = Terms(
-                None if id is None else _checked_id(id), detached, named(queue),
-                self.results.moment(deadline),
-            )  # fmt: skip
-            return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
         run_id = new_run_id(self.clock.now()) if id is None else _checked_id(id)
         chosen = self._choose(workflow, version, run_id)
         data = chosen.signature.dump_checked(args, kwargs, self._limits)
@@ -448,6 +446,14 @@ class Aura(Events):
         check_same(op, started.run)
         return self._handle(started.run.id, chosen)
 
+    def _inside(self) -> Lane | None:
+        """Where in a run of this app the caller is. One that is only rehearsed needs no open app:
+        its journal answers."""
+        lane = scope.get()
+        store = self.store if self._opened else None
+        mine = type(lane) is Lane and lane.execution.children.are_in(store)
+        return cast("Lane", lane) if mine else None
+
     async def _start_child(
         self,
         lane: Lane,
@@ -458,7 +464,9 @@ class Aura(Events):
         execution = lane.execution
         chosen = self._choose(*what, terms.id or execution.id)
         terms = terms._replace(place=placed(terms.place, chosen.queue))
-        await self.queues.require(terms.place)
+        if self._opened:
+            self._residence.require()
+            await self.queues.require(terms.place)
         child = await execution.called(
             f"start of {chosen.name}",
             lambda call: start_child(call, chosen, *arguments, terms),
@@ -467,7 +475,8 @@ class Aura(Events):
 
     def run(self, run_id: str, workflow: Workflow[P, R] | None = None) -> Run[Any]:
         """A handle to a run by its id; with `workflow` its result comes back as declared."""
-        self._require_open()
+        if self._inside() is None:
+            self._require_open()
         return self._handle(run_id, workflow)
 
     async def runs(self, where: RunFilter = RunFilter()) -> list[RunRecord]:  # noqa: B008
@@ -484,6 +493,9 @@ class Aura(Events):
 
     def _handle(self, run_id: str, workflow: Workflow[..., Any] | None) -> Run[Any]:
         slot = workflow.signature.result if workflow else None
+        if not self._opened:  # a rehearsal
+            nothing: Any = None
+            return Run(run_id, nothing, nothing, nothing, slot, self._limits)
         return Run(run_id, self.store, self.committer, self.results, slot, self._limits)
 
     def _choose(

@@ -319,6 +319,17 @@ async def test_another_version_goes_on(world: World) -> None:
     assert (await world.record("c")).version == "2.0.0"
 
 
+async def test_an_encrypted_run_begins_anew(world: World) -> None:
+    pytest.importorskip("cryptography")
+    app = await world.open(counting, encryption_keys=("k1:" + "A" * 43 + "=",))
+    run = await app.start(counting, 3, id="c")
+    assert await run.result(timeout=30) == 20
+    assert (await app.run("c").record()).input == b'{"left":0,"total":15}'
+    stored = await world.record("c")  # read without the key
+    assert stored.execution == 4
+    assert stored.input[:1] == b"\x02"
+
+
 async def test_cancelling_reaches_the_next_execution(world: World) -> None:
     go = asyncio.Event()
 

@@ -185,9 +185,10 @@ class Children:
         if self._family is not None:
             self._family.started.discard(child)
 
-    def are_in(self, store: Store) -> bool:
-        """Whether that is the store in which this run and its children are."""
-        return self._family is not None and self._family.store is store
+    def are_in(self, store: Store | None) -> bool:
+        """Whether that is the store in which this run and its children are. A rehearsal has none:
+        the journal answers."""
+        return self._family is None or self._family.store is store
 
     @property
     def awaited(self) -> bool:

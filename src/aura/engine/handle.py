@@ -233,13 +233,13 @@ class Run(Generic[R]):
 
         Raises RunFailed, RunCancelled, RunParked, ResultTimeout (the run goes on), RunNotFound.
         """
-        self._results.require_open()
         lane = scope.get()
         if type(lane) is Lane and lane.execution.children.are_in(self._store):
             wait = lane.execution.called(
                 "result", lambda call: child_result(call, self.id, self._slot, timeout)
             )
             return cast("R", await wait)
+        self._results.require_open()
         try:
             if timeout is None:
                 record = await self._results.wait(self.id)

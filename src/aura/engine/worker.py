@@ -369,7 +369,7 @@ class Worker:
         family = [self._options.only, *self._family.started]
         away = [one for one in family if one not in self._executions] or family[:1]
         self._asked += 1
-        return away[self._asked % len(away)], len(away) > 1
+        return away[self._asked % len(away)], len(family) > 1
 
     def _take_up(self, claimed: Claimed) -> None:
         reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)
