@@ -277,6 +277,20 @@ async def test_too_many_are_written_at_once(desk: Desk) -> None:
     await desk.wrote(1_000)
 
 
+async def test_they_are_tried_again_while_the_database_is_away(desk: Desk) -> None:
+    desk.post(1, 2)
+    await rounds()
+    desk.store.fail = 1
+    desk.committer.hurry()
+    await rounds()
+    assert (desk.sizes, desk.told) == ([], [])
+    desk.post(3)
+    await desk.clock.pass_on(0.1)
+    await desk.wrote(2)
+    desk.committer.hurry()
+    await desk.wrote(2, 1)
+
+
 async def test_a_hurry_without_anything_makes_nothing_hurry_later(desk: Desk) -> None:
     desk.committer.hurry()
     desk.post(1)
