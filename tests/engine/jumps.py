@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import asyncpg
 
@@ -24,10 +26,12 @@ class ClockAhead(SystemClock):
     def now(self) -> float:
         return super().now() + self.ahead
 
-    async def sleep(self, seconds: float) -> None:
-        """Also ends early when time is moved on."""
-        until = self.now() + seconds
-        while (left := until - self.now()) > 0:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
+        """Ends early when time is moved on, also before it is awaited."""
+        return self._sleep_till(self.now() + seconds)
+
+    async def _sleep_till(self, at: float) -> None:
+        while (left := at - self.now()) > 0:
             await asyncio.sleep(min(left, 0.02))
 
 
