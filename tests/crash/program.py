@@ -181,4 +181,26 @@ async def _booked(count: int) -> int:
 
 booked: Workflow[[int], int] = Workflow("booked", "1.0.0", _booked)
 
-WORKFLOWS: tuple[Workflow[..., Any], ...] = (order, lazily, gated, booked, listening)
+async def _member(number: int) -> int:
+    await aura.sleep(0.005 * random.random())
+    return await note(number) + await note(number)
+
+
+member: Workflow[[int], int] = Workflow("member", "1.0.0", _member)
+
+
+async def _family(size: int, turn: int, total: int) -> int:
+    """Children that are called and one that is started, in each of three executions."""
+    apart = await Here.app.start(member, 1_000 * turn)
+    total += sum(await aura.map(member, range(size), concurrency=4))
+    total += await apart.result()
+    if turn < 3:
+        aura.continue_as_new(size, turn + 1, total)
+    return total
+
+
+family: Workflow[[int, int, int], int] = Workflow("family", "1.0.0", _family)
+
+WORKFLOWS: tuple[Workflow[..., Any], ...] = (
+    order, lazily, gated, booked, listening, member, family
+)  # fmt: skip
