@@ -170,6 +170,33 @@ async def test_payloads_and_histories_are_sealed(world: World) -> None:
     assert is_encrypted(event.payload)
 
 
+async def test_an_event_whose_key_is_missing_here_is_no_dead_letter(world: World) -> None:
+    """A process that has not got the new key yet leaves its events for one that has."""
+    old, new = (f"{name}:{base64.b64encode(name.encode() * 16).decode()}" for name in ("k1", "k2"))
+    seen = Seen()
+
+    def subscribe(app: Aura) -> None:
+        @app.subscribe("orders", group="g", retries=0)
+        async def handle(payload: str, event: Event) -> None:
+            seen(payload, event)
+
+    app = await listening(world, subscribe, encryption_keys=(old,))
+    ahead = await world.open(worker=False, encryption_keys=(new, old))
+    await ahead.emit("orders", "new", key="k")
+    await app.emit("orders", "old", key="other")
+    await until(lambda: seen.payloads == ["old"])
+
+    async def waits() -> bool:
+        [group] = await ahead.store.events.groups("orders")
+        return (group.lag, group.waiting, group.dead) == (1, 1, 0)
+
+    await until(waits, timeout=20)
+    await app.close()
+    world.apps.remove(app)
+    await listening(world, subscribe, encryption_keys=(new, old))
+    await until(lambda: seen.payloads == ["old", "new"])
+
+
 async def test_retention_takes_what_everybody_has_handled(world: World) -> None:
     def subscribe(app: Aura) -> None:
         @app.subscribe("orders", group="g")

@@ -19,7 +19,7 @@ import contextvars
 import logging
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,7 +27,7 @@ from aura.clock import Clock
 from aura.engine.faults import describe
 from aura.engine.partitions import WORKER_LOST, Line, Parcel, Part
 from aura.engine.subscriptions import Handle, Subscription, failure_of
-from aura.errors import LeaseLost, StoreUnavailable
+from aura.errors import KeyMissing, LeaseLost, StoreUnavailable
 from aura.store.base import Writer
 from aura.store.events import Assignment, Delivery, Event, EventStore
 
@@ -39,6 +39,7 @@ _MOST_STORED = 100_000  # rows of deliveries that are known in memory; then noth
 _PACE = 0.02  # seconds between two commits of progress
 _LONG = 5.0  # seconds after which an event that is being handled does not hold the cursor
 _PAUSE = 1.0  # seconds until a try that failed for the database's sake
+_KEY_PATIENCE = 60.0  # seconds until an event whose key is missing here is looked at again
 _SUSPICIOUS = 3  # workers that died in a row without any progress, or over one event
 _FETCH = 100  # payloads of one line that are read at once
 
@@ -222,14 +223,26 @@ class Consumer:
         while True:
             await self._read.wait()
             self._read.clear()
-            try:
-                while await self._read_some():
-                    pass
-            except StoreUnavailable as error:
-                log.warning("%s cannot be read, trying again: %s", self.subscription, error)
-                await self._clock.sleep(_PAUSE)
+            if not await self._managed("read", self._read_all()):
                 self._news = True
                 self._read.set()
+
+    async def _managed(self, what: str, work: Awaitable[None]) -> bool:
+        """Whether the work could be done; if not, only after a pause."""
+        try:
+            await work
+        except StoreUnavailable as error:
+            log.warning("%s: cannot %s, trying again: %s", self.subscription, what, error)
+        except Exception:
+            log.exception("%s: cannot %s, in an unknown way", self.subscription, what)
+        else:
+            return True
+        await self._clock.sleep(_PAUSE)
+        return False
+
+    async def _read_all(self) -> None:
+        while await self._read_some():
+            pass
 
     async def _read_some(self) -> bool:
         """Read one page of the partitions that are furthest behind; whether there may be more."""
@@ -293,7 +306,7 @@ class Consumer:
             return
         head = line.waiting[0] if line.waiting else None
         held = line.dead and (head is None or head.seq > min(line.dead))
-        wait = 0.0 if head is None else head.due - self._clock.now()
+        wait = 0.0 if head is None else max(head.due, head.not_here) - self._clock.now()
         if held or wait > 0:
             line.blocked = True
             self._blocked.add(line)
@@ -387,8 +400,11 @@ class Consumer:
             parcel.history = parcel.history[: -parcel.crashes()]
         if failure is None:
             part.finish(parcel)
-        elif isinstance(failure, StoreUnavailable):
-            parcel.due = self._clock.now() + _PAUSE  # no fault of the event, so it does not count
+        elif isinstance(failure, StoreUnavailable | KeyMissing):
+            # No fault of the event, so it does not count.
+            away = isinstance(failure, StoreUnavailable)
+            parcel.not_here = self._clock.now() + (_PAUSE if away else _KEY_PATIENCE)
+            log.warning("event %d of %s waits: %s", parcel.seq, self.subscription, failure)
             return
         else:
             parcel.attempts += 1
@@ -461,11 +477,7 @@ class Consumer:
             await self._fetch.wait()
             self._fetch.clear()
             lines, self._missing = self._missing, []
-            try:
-                await self._fetch_heads(lines)
-            except StoreUnavailable as error:
-                log.warning("%s cannot be read, trying again: %s", self.subscription, error)
-                await self._clock.sleep(_PAUSE)
+            await self._managed("read", self._fetch_heads(lines))
             for line in lines:
                 line.busy = False
                 self._go_on(line)
@@ -497,10 +509,7 @@ class Consumer:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            try:
-                await self._write()
-            except StoreUnavailable as error:
-                log.warning("progress of %s cannot be written: %s", self.subscription, error)
+            await self._managed("write progress", self._write())
             await self._clock.sleep(_PACE)
 
     async def _write(self, *, lazily: bool = True) -> None:

@@ -28,16 +28,19 @@ WORKER_LOST = "WorkerLost"
 
 
 class Parcel:
-    """An event on its way through the consumer. `event` is None while only its row is here."""
+    """An event on its way through the consumer. `event` is None while only its row is here. It is
+    not tried before `due`, which is kept, nor before `not_here`, which is this process's affair."""
 
-    __slots__ = ("attempts", "due", "event", "history", "key", "seq", "stored", "version")
+    __slots__ = (
+        *("attempts", "due", "event", "history", "key", "not_here", "seq", "stored", "version"),
+    )
 
     def __init__(self, seq: int, key: str | None, event: Event | None) -> None:
         self.seq = seq
         self.key = key
         self.event = event
         self.attempts = 0
-        self.due = 0.0
+        self.due = self.not_here = 0.0
         self.history: list[dict[str, Any]] = []
         self.version: str | None = None
         self.stored = False

@@ -1,8 +1,9 @@
 """A store around a store: payloads are encrypted on their way in and decrypted on their way out.
 
 Sealed are the inputs, outputs, errors and fingerprints of runs and journal entries, the payloads of
-signals, feeds and events, the histories of dead letters, and the bodies of documents. What the database needs to find its way stays as it
-is: ids, names, keys, states and times, and what workers tell of themselves.
+signals, feeds and events, the histories of dead letters, and the bodies of documents. What the
+database needs to find its way stays as it is: ids, names, keys, states and times, and what workers
+tell of themselves.
 
 Each key that has sealed something leaves a document behind (kind "key", the id as its name) with a
 known text in it. By these a process finds out that it lacks the key before it writes anything.
@@ -51,9 +52,8 @@ from aura.store.keys import Keyring
 from aura.store.portable import SEALED_TEXT as _TEXT
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
-from aura.store.sealed_rows import open_row, seal_row
+from aura.store.sealed_rows import open_row, seal_row, start_place
 from aura.store.sealed_rows import place as _place
-from aura.store.sealed_rows import start_place
 from aura.store.sealed_session import SealedSession
 from aura.store.session import Isolation, Session, Written
 
