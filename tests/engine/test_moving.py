@@ -251,6 +251,36 @@ async def test_a_step_that_is_under_way_is_waited_for_or_forced(
     assert LEDGER.count("charge worked") == 1  # the first worker got nowhere after it
 
 
+async def busy(run: str) -> int:
+    """Two branches that make one effect after the other."""
+
+    async def branch(lane: int) -> int:
+        return len([await charge(f"{run} {lane} {number}") for number in range(25)])
+
+    return sum(await asyncio.gather(branch(1), branch(2)))
+
+
+async def test_no_effect_is_made_twice_however_busy_the_runs_are(
+    source: World, target: World, bundle: Path
+) -> None:
+    """They are never idle: their workers have to make room between two effects."""
+    code = declare(busy)
+    old = await source.open(code)
+    for number in range(20):
+        await old.start(code, f"r{number}", id=f"r{number}")
+    await until(lambda: len(LEDGER.ran) > 100)
+    assert (await out(source, bundle, Export(move="m"))).runs == 20
+    await into(target, bundle)
+    before = len(LEDGER.ran)
+    new = await target.open(code)
+    for number in range(20):
+        assert await new.run(f"r{number}").result(timeout=60) == 50
+    assert sorted(LEDGER.ran) == sorted(
+        f"charge r{run} {lane} {n}" for run in range(20) for lane in (1, 2) for n in range(25)
+    )
+    assert before >= 100
+
+
 async def test_what_was_not_taken_goes_on(source: World, bundle: Path) -> None:
     """A run that was let go for nobody is taken up again."""
     old = await fleet(source)
@@ -264,7 +294,7 @@ class Killed(BaseException):
 
 
 class Mortal:
-    """A store whose process dies before its n-th call, which is after the one before."""
+    """A store whose process dies before its n-th write, which is after the one before."""
 
     def __init__(self, store: Store, calls: int) -> None:
         self._store = store
@@ -275,7 +305,9 @@ class Mortal:
         return self._store.key_ids
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        verb = getattr(self._store, name)
+        verb: Callable[..., Any] = getattr(self._store, name)
+        if name not in ("commit", "fence", "adopt", "add_rows"):
+            return verb
 
         async def call(*args: Any, **options: Any) -> Any:
             self._left -= 1
@@ -315,7 +347,7 @@ async def _moved_with_kills(source: World, target: World, bundle: Path, calls: i
     return died
 
 
-async def test_a_move_survives_a_kill_at_every_call(tmp_path: Path) -> None:
+async def test_a_move_survives_a_kill_at_every_write(tmp_path: Path) -> None:
     """Never can two sides have a run; and the same commands again finish the move."""
     calls = 0
     while True:
@@ -334,7 +366,7 @@ async def test_a_move_survives_a_kill_at_every_call(tmp_path: Path) -> None:
         if not died:
             break
         calls += 1
-    assert calls > 20
+    assert calls >= 10
 
 
 async def _three_runs(store: Store) -> None:

@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from aura.codec import to_json
 from aura.engine.bundle import Decoder, Header, OfRun, by_run
-from aura.engine.moving import AT_ONCE, OURS, all_rows, named
+from aura.engine.moving import ASIDE, AT_ONCE, OURS, all_rows, named
 from aura.errors import BundleDamaged, BundleError, KeyMissing, RunEnded, RunNotFound
 from aura.store.base import (
     CHILD_ENDED,
@@ -176,11 +176,20 @@ def arriving(run: Row, header: Header) -> Row:
     if header.kind == "move" and state not in TERMINAL:
         if moved is None or moved.move != header.move:
             raise BundleDamaged(f"run {run['id']} is in the bundle, but was not moved by it")
-        state, wake_at = moved.state, moved.wake_at
+        state, wake_at = _before(moved, run, header.made_at)
     elif state not in TERMINAL:
         state, wake_at = "parked", None
         more = {"error": to_json(_COPIED), "finished_at": header.made_at}
     return {**run, "state": state, "wake_at": wake_at, "owner": None, "moved": None, **more}
+
+
+def _before(moved: Moved, run: Row, now: float) -> tuple[str, float | None]:
+    """State and wake-up of a run before it was moved. One that was only handed over goes on at
+    once; to wake another one a little early costs a replay."""
+    soon = moved.wake_at is not None and moved.wake_at <= now + ASIDE
+    if moved.state == "waiting" and soon and run["started_at"] is not None:
+        return "pending", None
+    return moved.state, moved.wake_at
 
 
 _COPIED = {

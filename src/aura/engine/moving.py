@@ -58,6 +58,9 @@ from aura.store.portable import (
 OURS = frozenset({"key", "move", "promotion"})
 """Kinds of documents that belong to a database and not to its app, and so stay with it."""
 
+ASIDE = 10.0
+"""Seconds for which a run that its worker has handed over waits to be taken."""
+
 _LOOK = 0.05  # seconds between looks at runs that are to be handed over
 AT_ONCE = 500
 _SHOWN = 5  # how many runs an error names

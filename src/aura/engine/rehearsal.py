@@ -26,8 +26,8 @@ from aura.engine.replaying import Ending, ReplayReport, RunReplay, Side, Tally, 
 from aura.errors import AuraError, NonDeterminism, Suspended, UnknownWorkflow
 from aura.store.base import Claimed, Entry, Op, Outcome, Settle
 
-_LOOK = 0.02  # seconds between looks at whether anything has moved ...
-_QUIET = 15  # ... and after so many it has not
+_LOOK, _ROUNDS = 0.02, 40  # seconds, and rounds of the event loop, between looks for movement ...
+_QUIET = 15  # ... and after so many without any nothing moves any more
 _PATIENCE = 1.0  # seconds for the code to end when it is cancelled
 _MOST_LEFT = 20  # entries that nobody asked for, in a report
 
@@ -148,6 +148,8 @@ class Rehearsal(Execution):
             moved = asyncio.ensure_future(self._moved.wait())
             await asyncio.wait({root, moved}, timeout=_LOOK, return_when=asyncio.FIRST_COMPLETED)
             moved.cancel()
+            for _ in range(_ROUNDS):  # a busy machine is no rest
+                await asyncio.sleep(0)
             progress = self.activity + self._turns.given
             quiet = quiet + 1 if progress == looked else 0
             looked = progress

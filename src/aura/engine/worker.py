@@ -36,6 +36,7 @@ from aura.engine.history import HistoryLimits
 from aura.engine.lanes import install
 from aura.engine.mail import Mail
 from aura.engine.middleware import Middleware
+from aura.engine.moving import ASIDE
 from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.storeclock import StoreClock
 from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
@@ -59,7 +60,6 @@ log = logging.getLogger("aura.worker")
 _CLAIM_AT_ONCE = 100
 _TURN = 0.02  # seconds until the next run is asked for, of those that a worker is for
 _NAP = 0.05  # seconds between looks at what keeps a worker from closing
-_ASIDE = 10.0  # seconds for which a run that was handed over waits to be taken
 _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at again
 
 
@@ -306,7 +306,7 @@ class Worker:
         """Somebody wants to take the run; it goes on here when nobody has after a while."""
         execution = self._executions.get(run_id)
         if execution is not None:
-            execution.release(self._clock.now() + _ASIDE)
+            execution.release(self._clock.now() + ASIDE)
 
     async def _dispatch(self) -> None:
         while True:
