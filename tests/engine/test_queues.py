@@ -2,102 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 import aura
-from aura import Aura, Config, Run, Workflow, step
-from aura.errors import (
-    AuraError,
-    ConfigError,
-    InvalidInput,
-    RegistrationError,
-    RunConflict,
-    UnknownQueue,
-)
+from aura import Aura, Workflow
+from aura.errors import ConfigError, RunConflict
 from aura.store.base import Heartbeat, RunFilter
 from tests.engine.kit import World, declare, drop, until
-
-PATIENCE = 30.0  # seconds: far more than a loaded machine needs
-
-
-class Gate:
-    """Runs that are inside, by name; they stay until they are let out."""
-
-    def __init__(self) -> None:
-        self.inside: list[str] = []
-        self.came: list[str] = []
-        self.most = 0
-        self.let_out: set[str] = set()
-        self.open = False
-
-    async def visit(self, name: str) -> str:
-        self.came.append(name)
-        self.inside.append(name)
-        self.most = max(self.most, len(self.inside))
-        try:
-            while not self.open and name not in self.let_out:
-                await asyncio.sleep(0.005)
-        finally:
-            self.inside.remove(name)
-        return name
-
-    async def holds(self, *names: str) -> None:
-        """Return when exactly these are inside."""
-        await until(lambda: sorted(self.inside) == sorted(names), PATIENCE)
+from tests.engine.queue_kit import PATIENCE, Gate, opened, quiet, results, visiting
 
 
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
-
-
-def visiting(gate: Gate) -> Workflow[[str], str]:
-    @step
-    async def visit(name: str) -> str:
-        return await gate.visit(name)
-
-    async def flow(name: str) -> str:
-        return await visit(name)
-
-    return declare(flow)
-
-
-async def opened(world: World, app: Aura, *, worker: bool = True) -> Aura:
-    await app.open(worker=worker)
-    world.apps.append(app)
-    return app
-
-
-async def quiet(world: World) -> None:
-    """Return when every worker has claimed twice more, so that what could begin has begun."""
-    workers = [app._worker for app in world.apps if app._worker is not None]
-    for worker in workers:
-        claims = 0
-        ask = worker._store.claim
-
-        async def counted(claim: Any, ask: Any = ask) -> Any:
-            nonlocal claims
-            found = await ask(claim)
-            claims += 1
-            return found
-
-        worker._store.claim = counted  # type: ignore[method-assign]
-        try:
-            while claims < 2:
-                worker._ready.set()
-                await asyncio.sleep(0.005)
-        finally:
-            worker._store.claim = ask  # type: ignore[method-assign]
-
-
-async def results(runs: list[Run[Any]]) -> list[Any]:
-    return [await run.result(timeout=PATIENCE) for run in runs]
 
 
 # Limits.
@@ -497,135 +418,3 @@ async def test_a_start_here_does_not_pass_a_tag_by(world: World, gate: Gate) -> 
     await opened(world, world.app(flow, tags=frozenset({"eu"})))
     gate.open = True
     assert await run.result(timeout=PATIENCE) == "a"
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AURA_TAGS", "gpu, eu")
-    monkeypatch.setenv("AURA_RESOURCES", "gpu=2,ram=64.5")
-    config = Config()
-    assert config.tags == {"gpu", "eu"}
-    assert config.resources == {"gpu": 2.0, "ram": 64.5}
-    monkeypatch.setenv("AURA_RESOURCES", "gpu")
-    with pytest.raises(ConfigError, match="gpu=2"):
-        Config()
-
-
-@pytest.mark.parametrize(
-    "settings", [{"tags": "gpu"}, {"tags": {""}}, {"resources": {"gpu": 0}}, {"resources": {"": 1}}]
-)
-def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError):
-        Config(**settings)
-
-
-# Definitions.
-
-
-async def test_the_newest_worker_defines_a_queue(
-    world: World, gate: Gate, caplog: pytest.LogCaptureFixture
-) -> None:
-    workflow = visiting(gate)
-    old = world.app(workflow)
-    old.queue("q", concurrency=1)
-    await opened(world, old)
-    runs = [await old.start(workflow, f"r{n}", queue="q") for n in range(3)]
-    await gate.holds("r0")
-    client = world.app(workflow)
-    client.queue("q", concurrency=3)
-    client.queue("only here", concurrency=4)
-    await opened(world, client, worker=False)
-    await quiet(world)
-    assert gate.inside == ["r0"], "a client changes nothing"
-    new = world.app(workflow)
-    new.queue("q", concurrency=2)
-    with caplog.at_level(logging.WARNING, "aura.queues"):
-        await opened(world, new)
-    assert "queue q has new limits" in caplog.text
-    await gate.holds("r0", "r1")
-    found = {one.name: (one.epoch, one.limits.concurrency) for one in await new.store.queues()}
-    assert found == {"q": (2, 2), "only here": (1, 4)}
-    gate.open = True
-    await results(runs)
-
-
-async def test_a_queue_that_another_process_has_declared(world: World, gate: Gate) -> None:
-    workflow = visiting(gate)
-    client = await world.open(workflow, worker=False)
-    with pytest.raises(UnknownQueue, match=r"no queue q.*app\.queue\('q'\)"):
-        await client.start(workflow, "a", queue="q")
-    app = world.app(workflow)
-    app.queue("q")
-    await opened(world, app)
-    gate.open = True
-    run = await client.start(workflow, "a", queue="q")
-    assert await run.result(timeout=PATIENCE) == "a"
-
-
-@pytest.mark.parametrize(
-    "limits",
-    [
-        {"concurrency": 0},
-        {"concurrency": -1},
-        {"concurrency": 1.5},
-        {"concurrency": True},
-        {"per_worker": "2"},
-        {"per_key": 2**31},
-        {"rate": (0, 60)},
-        {"rate": (1, 0)},
-        {"rate": (1, timedelta(seconds=-1))},
-        {"rate": (1, float("nan"))},
-        {"requires": "gpu"},
-        {"requires": {""}},
-        {"resources": {"gpu": 0}},
-        {"resources": {"gpu": "2"}},
-        {"name": ""},
-        {"name": "a\nb"},
-    ],
-)
-def test_limits_that_cannot_be(limits: dict[str, Any]) -> None:
-    with pytest.raises(RegistrationError):
-        Aura("test").queue(**{"name": "q", **limits})
-
-
-@pytest.mark.parametrize("place", [{"key": "a"}, {"priority": "high"}])
-async def test_the_default_queue_has_no_keys(
-    memory: World, gate: Gate, place: dict[str, Any]
-) -> None:
-    app = await memory.open(visiting(gate))
-    with pytest.raises(InvalidInput, match="default queue"):
-        await app.start("flow", "a", queue=app.place(**place))
-
-
-def test_a_queue_is_declared_once() -> None:
-    app = Aura("test")
-    assert app.queue("q", concurrency=1) is app.queue("q", concurrency=1)
-    with pytest.raises(RegistrationError, match="twice"):
-        app.queue("q", concurrency=2)
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        {"priority": "urgent"},
-        {"priority": 1.5},
-        {"priority": 10_001},
-        {"key": ""},
-        {"key": "a\x00b"},
-        {"key": 7},
-        {"delay": -1},
-        {"delay": "1"},
-        {"delay": float("inf")},
-        {"at": datetime(2030, 1, 1)},  # noqa: DTZ001  (that is what is refused)
-        {"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)},
-        {"dedup": "x" * 501},
-        {"debounce": 1},
-        {"debounce": 0, "dedup": "x"},
-        {"debounce": 1, "delay": 1, "dedup": "x"},
-        {"debounce": (1, -1), "dedup": "x"},
-        {"queue": ""},
-    ],
-)
-def test_places_that_cannot_be(place: dict[str, Any]) -> None:
-    with pytest.raises((InvalidInput, RegistrationError)) as caught:
-        Aura("test").place(**place)
-    assert isinstance(caught.value, AuraError)
