@@ -346,3 +346,44 @@ async def test_children_that_were_started_are_shared(world: World, ledger: Ledge
     assert (await run.result(timeout=20))[0] == "ended"
     assert (await forks[1].result(timeout=40))[0] == "ended"
     assert len([name for name in ledger.ran if name == "look child"]) == 1
+
+
+async def test_a_fork_at_any_key_comes_to_an_end(memory: World, ledger: Ledger) -> None:
+    """Every first part of a journal is a journal, whatever it has."""
+
+    async def child(name: str) -> str:
+        return await look(name)
+
+    minor = declare(child)
+
+    async def lane(name: str) -> list[str]:
+        first = await look(name)
+        await aura.sleep(0.001)
+        return [first, await minor(name)]
+
+    async def everything() -> list[Any]:
+        go = await aura.receive("go", timeout=60)
+        aura.set_state("go", go)
+        found = await asyncio.gather(lane("left"), lane("right"))
+        async with aura.timeout(60):
+            await draft(1)
+        await aura.emit("things", 1)
+        async with aura.saga() as saga:
+            await saga.step(look, "kept", compensate=look)
+        aura.stream("log").write("end")
+        return [go, *found, await look(str(aura.random() < 1))]
+
+    major = declare(everything)
+    app = await memory.open(minor, major)
+    run = await app.start(major)
+    await run.signal("go", 1)
+    expected = [1, ["left", "left"], ["right", "right"], "True"]
+    assert await run.result(timeout=20) == expected
+    keys = list(dict.fromkeys(entry.key for entry in await app.store.journal(run.id)))
+    assert len(keys) > 15
+    forks = [await run.fork(at=key) for key in keys]
+    for key, one in zip(keys, forks, strict=True):
+        if key == "0/signal:go#1":
+            await one.signal("go", 1)  # the wait began before the signal had come
+        assert await one.result(timeout=40) == expected, key
+        assert await told(one, "log") == ["end"], key

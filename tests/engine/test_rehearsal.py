@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -414,3 +415,54 @@ async def test_what_a_stopped_rehearsal_cleans_up_does_nothing(
     found = await against(tidies, await recorded(memory, simple, 5))
     assert found.divergences == ()
     assert ledger.ran == []
+
+
+async def test_all_that_a_workflow_can_do_replays_from_every_entry(
+    memory: World, ledger: Ledger
+) -> None:
+    """Children, events, transactions, time limits, updates, sagas: nothing of it begins anew."""
+
+    @step.transaction
+    async def book(session: Any, name: str) -> str:
+        LEDGER(f"book {name}")
+        return name
+
+    async def child(name: str) -> str:
+        return await look(name)
+
+    minor = declare(child)
+
+    async def everything() -> list[Any]:
+        found: list[Any] = [await minor("a"), await book("b")]
+        started = await aura.map(minor, ["x", "y", "z"], concurrency=2)
+        await aura.emit("things", {"n": 1}, key="k")
+        async with aura.timeout(60):
+            found.append(await charge(1))
+        with contextlib.suppress(TimeoutError):
+            async with aura.timeout(0.05):
+                await aura.receive("never")
+        update = await aura.receive_update("add")
+        update.answer(update.value + 1)
+        async with aura.saga() as saga:
+            await saga.step(charge, 2, compensate=refund)
+        return [*found, *started]
+
+    major = declare(everything)
+    app = await memory.open(minor, major)
+    run = await app.start(major)
+    assert await run.update("add", 1, timeout=30) == 2
+    assert await run.result(timeout=30) == ["a", "b", "paid 1", "x", "y", "z"]
+    journal = await app.store.journal(run.id)
+    record = await run.record()
+    ledger.ran.clear()
+    before = await app.runs()
+    kinds = {entry.kind for entry in journal}
+    assert kinds >= {"child", "ended", "step", "timeout", "over", "signal", "answer", "value"}
+    for entries in range(len(journal) + 1):
+        state: Any = "completed" if entries == len(journal) else "pending"
+        part = Claimed(record._replace(state=state), journal[:entries])
+        found = await rehearse(major, part)
+        assert found.divergences == (), (entries, found)
+    assert ledger.ran == []
+    assert await app.runs() == before
+    assert await app.store.journal(run.id) == journal
