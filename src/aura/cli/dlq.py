@@ -108,6 +108,7 @@ def requeue(
         typer.Option(help="Of the run, or the workflow for the event.", show_default=False),
     ] = None,
     database: Database = None,
+    as_json: Json = False,
 ) -> None:
     """Let a dead letter be tried again, by whatever worker handles it.
 
@@ -117,11 +118,14 @@ def requeue(
       aura dlq requeue event:orders/invoices/3 --version 1.1.0
     """
     _do(database, lambda app: letters.requeue_letter(app, letter, version))
-    note(f"{letter} will be tried again.")
+    if as_json:
+        print_json({"id": letter, "requeued": True, "version": version})
+    else:
+        note(f"{letter} will be tried again.")
 
 
 @dlq.command()
-def drop(letter: LetterId, database: Database = None) -> None:
+def drop(letter: LetterId, database: Database = None, as_json: Json = False) -> None:
     """Give a dead letter up. An event counts as handled, a run as cancelled.
 
     \b
@@ -129,7 +133,10 @@ def drop(letter: LetterId, database: Database = None) -> None:
       aura dlq drop event:orders/billing/17
     """
     _do(database, lambda app: letters.drop_letter(app, letter))
-    note(f"{letter} is given up.")
+    if as_json:
+        print_json({"id": letter, "dropped": True})
+    else:
+        note(f"{letter} is given up.")
 
 
 def _do(database: str | None, work: Callable[[Aura], Awaitable[None]]) -> None:

@@ -32,7 +32,9 @@ from aura.server.operations import MOST_RUNS
 from aura.server.views import CallView, Payload, RunDetail, RunList, RunView, call_view, time_of
 from aura.store.base import SETTLED, TERMINAL
 
-runs = typer.Typer(help="Look at runs and cancel them.", no_args_is_help=True)
+runs = typer.Typer(
+    help="Look at runs, talk to them, cancel, fork, move and retry them.", no_args_is_help=True
+)
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 

@@ -124,7 +124,7 @@ def replay(
 
 
 @topics.command()
-def forget(topic: Topic, group: Group, database: Database = None) -> None:
+def forget(topic: Topic, group: Group, database: Database = None, as_json: Json = False) -> None:
     """Delete a group that nobody uses any more, so that it keeps no events from being deleted.
 
     \b
@@ -137,7 +137,10 @@ def forget(topic: Topic, group: Group, database: Database = None) -> None:
             await letters.forget_group(app, topic, group)
 
     process.run(act(bare_app(database)))
-    note(f"Group {group} of {topic} is forgotten.")
+    if as_json:
+        print_json({"topic": topic, "group": group, "forgotten": True})
+    else:
+        note(f"Group {group} of {topic} is forgotten.")
 
 
 def _look(database: str | None, topic: str | None) -> list[TopicView]:
