@@ -88,7 +88,8 @@ def test_a_letter_is_shown_with_its_history(aura: Aura, letters: None) -> None:
 def test_letters_are_requeued_and_dropped(aura: Aura, project: Path, letters: None) -> None:
     ended = aura("dlq", "requeue", "event:orders/billing/1")
     assert (ended.code, ended.err) == (0, "event:orders/billing/1 will be tried again.\n")
-    assert aura("dlq", "drop", "event:orders/billing/2").code == 0
+    dropped = aura("dlq", "drop", "event:orders/billing/2", "--json")
+    assert dropped.json == {"id": "event:orders/billing/2", "dropped": True}
     assert aura("dlq", "list", "--json").json == []
     again = aura("dlq", "requeue", "event:orders/billing/1")
     assert again.code == 1
@@ -139,6 +140,7 @@ def test_wrong_replays(aura: Aura, letters: None) -> None:
 
 
 def test_a_group_is_forgotten(aura: Aura, letters: None) -> None:
-    assert aura("topics", "forget", "orders", "--group", "billing").code == 0
+    forgotten = aura("topics", "forget", "orders", "--group", "billing", "--json").json
+    assert forgotten == {"topic": "orders", "group": "billing", "forgotten": True}
     assert aura("topics", "list", "--json").json[0]["groups"] == []
     assert aura("topics", "forget", "orders", "--group", "billing").code == 1
