@@ -142,8 +142,13 @@ class Family:
             await asyncio.sleep(0)  # for those that ask in the same round
             self._stir.clear()
             wanted, self._wanted = self._wanted, {}
+            query = asyncio.ensure_future(self.store.runs_by_id(list(wanted)))
             try:
-                found = await self.store.runs_by_id(list(wanted))
+                found = await asyncio.shield(query)
+            except asyncio.CancelledError:
+                # The store closes next, and nothing may be left in it.
+                await asyncio.gather(query, return_exceptions=True)
+                raise
             except Exception as error:
                 if not isinstance(error, StoreUnavailable):
                     log.exception("cannot read the records of children, trying again")
