@@ -24,11 +24,11 @@ The life of a run, and the operation that makes each transition:
                   │   claim, when wake_at is over; SendSignal makes it pending
                waiting ◀── Settle (sleep, wait for a signal)
 
-    StartRun with an owner begins in `running`. RequestCancel marks; only the owner ends a run,
-    except one that no worker ever had, which is cancelled at once. `fence` makes every run that
-    has not ended `moved`: it goes on in another database, and here only when it is brought back.
-    `Continue` makes a running run pending with another input: its next execution, whose journal is
-    empty.
+    StartRun with an owner begins in `running`, for a later time in `waiting`. RequestCancel marks;
+    only the owner ends a run, except one that no worker ever had, which is cancelled at once.
+    `fence` makes every run that has not ended `moved`: it goes on in another database, and here
+    only when it is brought back. `Continue` makes a running run pending with another input: its
+    next execution, whose journal is empty. In a queue, `claim` waits for a free place.
 
 Families: a run that a run has started has it as its `parent`. However a run becomes terminal, in
 the same transaction (a) a signal (`CHILD_ENDED`) is stored for its parent, which wakes like from
@@ -184,7 +184,7 @@ class Settle:
     `wake_at` (epoch seconds of the database; None: only a signal wakes it) is for "waiting", and
     so is `seen`: the seq of the last signal that the owner knows; when there is a newer one, the
     run becomes "pending". `announce` tells other processes, because one of them waits for the
-    result.
+    result, `frees` everybody that a place in a queue is free.
     """
 
     run_id: str
@@ -327,7 +327,7 @@ class Worker(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What `claim` may take: runs of these (workflow, version) pairs, at most `limit`; with `only`
-    no other run than that."""
+    no other run than that; from queues as far as the worker's `offer` allows."""
 
     worker: str
     versions: tuple[tuple[str, str], ...]
