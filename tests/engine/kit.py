@@ -110,6 +110,10 @@ async def drop(app: Aura) -> None:
     tasks = list(worker._tasks.values())
     for execution in tuple(worker._executions.values()):
         execution.lose(LeaseLost("crashed"))
+    if tasks:  # one that was writing how it ended waits for an answer that will not come
+        _, stuck = await asyncio.wait(tasks, timeout=1.0)
+        for task in stuck:
+            task.cancel()
     await asyncio.gather(pump, *worker._loops, *tasks, return_exceptions=True)
     worker._threads.shutdown(wait=False, cancel_futures=True)
     closing: Any = app.results.close()
