@@ -203,9 +203,8 @@ class Continue:
     """Let a running run begin anew with another input, as its next execution. Outcome: None, or
     `LeaseLost`.
 
-    `base` is the seq of the last entry of the execution that ends here. Of the signals up to `seen`
-    those in `unread` move along, the others count as taken; later ones move along, too. The
-    fingerprint stays that of the first input, so that starting the run again finds it.
+    `base` is the seq of the last entry of the execution that ends here. Signals that are in `unread`
+    or later than `seen` move along, the others count as taken. The fingerprint stays the first one.
     """
 
     run_id: str
@@ -451,11 +450,9 @@ class Store(Portable, Queued, Protocol):
 
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         """Those of them that exist, in no order, without duplicates."""
-        ...
 
     async def journal(self, run_id: str) -> list[Entry]:
         """The entries of the run's present execution."""
-        ...
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         """The entries of one kind whose seq is above `after`, also of earlier executions."""
