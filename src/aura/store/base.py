@@ -203,7 +203,7 @@ class Continue:
     """Let a running run begin anew with another input, as its next execution. Outcome: None, or
     `LeaseLost`.
 
-    `base` is the seq of the last entry of the execution that ends here. Signals in `unread` or later
+    `base` is the seq of the last entry of this execution. Signals that are in `unread` or later
     than `seen` move along, the others count as taken. The fingerprint stays the first one.
     """
 
