@@ -380,6 +380,44 @@ async def test_nothing_is_begun_without_a_statement(bank: Bank) -> None:
     assert kinds(await bank.world.journal(run.id)) == [(1, "0/idle#1", "step")]
 
 
+async def test_more_branches_than_connections(bank: Bank) -> None:
+    """Whoever waits for a connection holds nothing that those wait for who have one."""
+
+    @step.transaction
+    async def read(tx: Transaction) -> int:
+        return int(await tx.fetchval("SELECT 1"))
+
+    @step.transaction
+    async def idle(_: Transaction) -> int:
+        return 1
+
+    async def flow() -> int:
+        return sum(await asyncio.gather(*(made() for _ in range(12) for made in (idle, read))))
+
+    app = await opened(bank, workflow := declare(flow), lease=60.0)
+    worker = app._worker
+    assert worker is not None
+    make = worker._services.session
+    waiting: list[str] = []
+
+    def session(isolation: Any) -> Any:
+        made: Any = make(isolation)
+        fetch = made.fetch
+
+        async def slowly(sql: str, values: Any) -> Any:
+            waiting.append(sql)
+            await asyncio.sleep(0.01)
+            return await fetch(sql, values)
+
+        made.fetch = slowly
+        return made
+
+    worker._services = dataclasses.replace(worker._services, session=session)
+    run = await app.start(workflow)
+    assert await run.result(timeout=60) == 24
+    assert len(waiting) == 12
+
+
 async def test_transactions_compose(bank: Bank) -> None:
     @step.transaction
     async def add(tx: Transaction, cents: int) -> int:

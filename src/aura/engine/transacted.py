@@ -91,8 +91,8 @@ async def _once(
         finally:
             current.reset(outer)
         transaction.end()
+        await transaction.begin()  # and then the pen: who has it waits for no connection
         await transaction.take_pen()
-        await transaction.begin()
         written = partial(_written, execution, transaction, session, partial(step.see, value))
         await execution.answer(
             one.call, "step", output, attempt=one.number, started=one.started, written=written

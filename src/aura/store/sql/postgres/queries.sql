@@ -509,7 +509,7 @@ SELECT set_config('synchronous_commit',
        aura.append($1) AS landed
 
 -- :name: wait_shortly
-SET LOCAL lock_timeout = '10s'
+SET LOCAL lock_timeout = '2s'
 
 -- :name: lock_run
 SELECT r.epoch FROM aura.runs AS r WHERE r.id = $1 FOR UPDATE
