@@ -90,7 +90,10 @@ def place(
         raise InvalidInput(
             "debounce needs a dedup", hint='Say what is the same, as in dedup="doc-7"'
         )
-    wait, most = debounce if isinstance(debounce, tuple) else (debounce, None)
+    pair = debounce if isinstance(debounce, tuple) else (debounce, None)
+    if len(pair) != 2:
+        raise InvalidInput(f"debounce is {debounce!r}", hint="Give (wait, at most)")
+    wait, most = pair
     return Placement(
         queue,
         "" if key is None else _word(key, "key"),
@@ -145,13 +148,12 @@ class Queues:
     ) -> Queue:
         """Raises RegistrationError."""
         check_name(name, "a queue")
-        amounts = (concurrency, per_worker, per_key, rate and rate[0])
-        for what, amount in zip(
-            ("concurrency", "per_worker", "per_key", "rate"), amounts, strict=True
-        ):
+        starts, window = (None, 0.0) if rate is None else _checked_rate(name, rate)
+        amounts = {"concurrency": concurrency, "per_worker": per_worker, "per_key": per_key}
+        for what, amount in amounts.items():
             _check_amount(name, what, amount)
         limits = QueueLimits(
-            concurrency, per_worker, per_key, rate and rate[0], _window(name, rate),
+            concurrency, per_worker, per_key, starts, window,
             checked_tags(requires), checked_resources(resources or {}),
         )  # fmt: skip
         known = self._declared.get(name)
@@ -203,8 +205,8 @@ class Queues:
 
 def checked_tags(tags: Iterable[str]) -> frozenset[str]:
     """Raises RegistrationError."""
-    if isinstance(tags, str):
-        raise RegistrationError(f"tags are {tags!r}", hint=f"Write {{{tags!r}}}")
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise RegistrationError(f"tags are {tags!r}", hint='Give a set, as in {"gpu", "eu"}')
     for tag in tags:
         check_name(tag, "a tag")
     return frozenset(tags)
@@ -212,6 +214,8 @@ def checked_tags(tags: Iterable[str]) -> frozenset[str]:
 
 def checked_resources(resources: Mapping[str, float]) -> dict[str, float]:
     """Raises RegistrationError."""
+    if not isinstance(resources, Mapping):
+        raise RegistrationError(f"resources are {resources!r}", hint='Write {"gpu": 2}')
     for name, amount in resources.items():
         check_name(name, "a resource")
         if not _is_number(amount) or not 0 < amount < math.inf:
@@ -253,16 +257,19 @@ def _check_amount(queue: str, what: str, amount: Any) -> None:
         )
 
 
-def _window(queue: str, rate: Rate | None) -> float:
-    if rate is None:
-        return 0.0
-    per = rate[1].total_seconds() if isinstance(rate[1], timedelta) else rate[1]
-    if not _is_number(per) or not 0 < per < math.inf:
+def _checked_rate(queue: str, rate: Any) -> tuple[int, float]:
+    """How many may begin in how many seconds."""
+    pair: tuple[Any, Any] = (None, None)
+    if isinstance(rate, tuple) and len(rate) == 2:
+        pair = rate
+    starts, given = pair
+    per: Any = given.total_seconds() if isinstance(given, timedelta) else given
+    if starts is None or not _is_number(per) or not 0 < per < math.inf:
         raise RegistrationError(
-            f"the rate of queue {queue} is per {rate[1]!r}",
-            hint="Write rate=(100, timedelta(minutes=1))",
+            f"the rate of queue {queue} is {rate!r}", hint="Write rate=(100, timedelta(minutes=1))"
         )
-    return float(per)
+    _check_amount(queue, "the rate", starts)
+    return starts, float(per)
 
 
 def _seconds(wait: Any, what: str, *, above: bool = False) -> float:
