@@ -241,6 +241,22 @@ async def test_a_run_comes_back_with_what_happened_elsewhere(pair: list[Store]) 
     assert await there.adopt(resumed, []) == "older"
 
 
+async def test_a_run_does_not_arrive_beside_one_with_its_dedup_key(store: Store) -> None:
+    await fill(store)
+    row = {**await run_row(store, "a"), "state": "pending", "owner": None, "dedup": "d"}
+    assert await store.adopt({**row, "id": "b"}, []) == "create"
+    lines = [(name, {**one, "run_id": "c"}) for name, one in await lines_of(store, "a")]
+    assert await store.adopt({**row, "id": "c"}, lines) == "other"
+    assert (await store.run("c"), await store.journal("c")) == (None, [])
+    assert await store.adopt({**row, "id": "d", "state": "completed"}, []) == "create"
+    await store.fence(Fence("m", ("b",)))
+    moved = await run_row(store, "b")
+    await store.adopt({**row, "id": "e"}, [])
+    back = {**moved, "state": "pending", "moved": None, "epoch": 9}
+    assert await store.adopt(back, []) == "other"
+    assert await run_row(store, "b") == moved
+
+
 async def test_nothing_of_a_run_is_written_when_its_rows_break_off(store: Store) -> None:
     await fill(store)
     await store.fence(Fence("m", force=True))

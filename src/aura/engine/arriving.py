@@ -270,7 +270,11 @@ async def _add(store: Store, batch: list[Line], done: Imported) -> Imported:
 
 def _counted(done: Imported, verdict: str, run: Row) -> Imported:
     if verdict == "other":
-        raise BundleError(f"run {run['id']} was started here meanwhile, as another run")
+        raise BundleError(
+            f"run {run['id']} cannot arrive: another run has its id, or is under way with its "
+            "dedup key",
+            hint="Let that one end, or cancel it, and import again",
+        )
     if verdict == "create":
         parked = done.parked + (run["state"] == "parked")
         return done._replace(created=done.created + 1, parked=parked)

@@ -66,7 +66,20 @@ async def fence(connection: Connection, what: Fence) -> list[str]:
     return [row[0] for row in taken]
 
 
+class _Refused(Exception):
+    """Another run does not let this one begin (its dedup key); nothing is changed."""
+
+
 async def adopt(
+    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool
+) -> Admission:
+    try:
+        return await _adopt(connection, run, rest, take_back)
+    except _Refused:
+        return "other"
+
+
+async def _adopt(
     connection: Connection, run: Row, rest: Iterable[Line], take_back: bool
 ) -> Admission:
     async with connection.transaction():
@@ -76,7 +89,7 @@ async def adopt(
             return verdict
         await _forget_all(connection, run["id"], verdict)
         if not await _Pens(connection, "add_row").add("runs", run):
-            return "other"  # which does not let a second one begin (its dedup key)
+            raise _Refused
         pens = _Pens(connection, "insert_row")
         for name, row in rest:
             await pens.write(name, row)

@@ -70,7 +70,18 @@ def fence(db: sqlite3.Connection, what: Fence, now: float) -> list[str]:
         return [row[0] for row in db.execute(_SQL["fence"], values).fetchall()]
 
 
+class _Refused(Exception):
+    """Another run does not let this one begin (its dedup key); nothing is changed."""
+
+
 def adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool) -> Admission:
+    try:
+        return _adopt(db, run, rest, take_back)
+    except _Refused:
+        return "other"
+
+
+def _adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool) -> Admission:
     with _transaction(db):
         here = db.execute(_SQL["identity"], (run["id"],)).fetchone()
         names = ("state", "epoch", "workflow", "created_at")
@@ -83,7 +94,7 @@ def adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: boo
                 if table.run is not None:
                     _forget(db, table.name, table.run, run["id"])
         if not _insert(db, "runs", run, "add_row"):
-            return "other"  # which does not let a second one begin (its dedup key)
+            raise _Refused
         for name, row in rest:
             _insert(db, name, row, "insert_row")
         db.execute(_SQL["count_signals"], (run["id"],))
