@@ -13,6 +13,7 @@ from aura import Aura, Run, RunFailed, Workflow, step
 from aura.errors import (
     InvalidInput,
     NonDeterminism,
+    RegistrationError,
     ResultTimeout,
     RunCancelled,
     RunConflict,
@@ -408,3 +409,16 @@ async def test_waiting_for_a_run_that_is_nobodys_child(world: World, gate: Gate)
     gate.opened.set()
     assert await inside.result(timeout=20) == "slow"
     assert await client.run("s").result(timeout=20) == "slow"
+
+
+async def test_a_workflow_is_no_step(memory: World) -> None:
+    async def flow() -> None:
+        async with aura.saga() as saga:
+            await saga.step(part_workflow, 1)
+
+    with pytest.raises(RegistrationError, match="workflow part cannot be a step"):
+        step(part_workflow)
+    app = await memory.open()
+    run = await app.start(declare(flow))
+    with pytest.raises(RunFailed, match="workflow part cannot be a step"):
+        await run.result(timeout=20)

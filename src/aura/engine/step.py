@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aura.codec import Signature, Slot
-from aura.engine.definition import check_name
+from aura.engine.definition import Workflow, check_name
 from aura.engine.lanes import Lane, scope
 from aura.engine.retry import Retry
 from aura.engine.transaction import without_connection
@@ -34,6 +34,11 @@ class Step(Generic[P, R]):
         timeout: float | None = None,
         idempotent: bool = False,
     ) -> None:
+        if isinstance(function, Workflow):
+            raise RegistrationError(
+                f"workflow {function.name} cannot be a step",
+                hint="Await it in the workflow, where it is a child, or call it in a step of yours",
+            )
         if inspect.isclass(function) or not hasattr(function, "__name__"):
             raise RegistrationError(f"@step needs a function, not {function!r}")
         if timeout is not None and timeout <= 0:
