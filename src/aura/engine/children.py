@@ -27,6 +27,7 @@ from aura.codec import Slot, digest, is_encrypted, pack, plain, same_json, to_js
 from aura.engine.calls import Call, loop_is_closing
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
+from aura.engine.storeclock import sleep_till
 from aura.errors import (
     AuraError,
     LeaseLost,
@@ -295,7 +296,7 @@ def _alarm(
     """Ends the wait at its time; a task of the engine, not a branch of the run."""
 
     async def ring() -> None:
-        await execution.clock.sleep(until - execution.clock.now())
+        await sleep_till(execution.clock, until)
         if not future.done():
             future.set_result(None)
 
