@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from aura import Aura, Workflow, step
 from aura.errors import ConfigError, InvalidInput
 from aura.store.base import Entry, RunFilter
 from tests.engine.jumps import Jumps
-from tests.engine.kit import World, declare, replayed, until
+from tests.engine.kit import World, declare, replayed, resumed, until
 
 
 async def never() -> None:
@@ -386,11 +387,16 @@ async def _same_for_all_prefixes(
 async def _resumed(
     jumps: Jumps, app: Aura, workflow: Workflow[..., Any], journal: list[Entry]
 ) -> Any:
-    """What a run gives whose journal begins so, while time goes on in steps of 100 s."""
-    task = asyncio.create_task(replayed(app, workflow, journal))
+    """What a run gives whose journal begins so, while time goes on in steps of 100 s: when it has
+    left memory, or has done nothing else for a while."""
+    run = await resumed(app, workflow, journal)
+    task = asyncio.create_task(run.result(timeout=60))
     while not task.done():
-        await asyncio.wait([task], timeout=0.1)
+        give_up = time.monotonic() + 0.3
+        while not task.done() and time.monotonic() < give_up and await run.status() != "waiting":
+            await asyncio.wait([task], timeout=0.02)
         await jumps.on(100)
+        await asyncio.wait([task], timeout=0.02)
     return task.result()
 
 
