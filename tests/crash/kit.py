@@ -16,6 +16,7 @@ from aura import Aura
 from aura.codec import plain
 from aura.store.base import Entry, RunRecord
 from tests.crash.program import LEASE, open_app
+from tests.simulation import history
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +106,7 @@ class Found:
     def complaints(self) -> list[str]:
         """Which invariants do not hold."""
         said = [*self._ending(), *self._journal(), *self._repeated(), *self._owners()]
+        said += history.journal_complaints(history.Found(self.record, self.journal))
         return [f"run {self.record.id}: {one}" for one in [*said, *self._forgotten()]]
 
     def _ending(self) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aura.errors import StoreUnavailable
 from aura.store.base import Claim, ClaimResult, Op, Outcome
+from aura.store.session import Isolation, Session, Written, append_of
 from aura.store.sqlite import SqliteStore, _explain
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Fault = Literal[
     "busy", "full", "conflict", "cut", "ack-lost", "dies-before-commit", "dies-after-commit"
 ]  # fmt: skip
+_LOCKED = 0.01  # seconds after which a transaction looks whether another one is over
 _EPOCH = 1_800_000_000.0  # when simulated time begins, in epoch seconds
 
 
@@ -87,9 +90,8 @@ class _Faulty:
             self._instead()
         return self._db.execute(sql, *values)
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._db.in_transaction
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
 
 
 class Link:
@@ -100,29 +102,51 @@ class Link:
         self._process = process
         self._under_way = 0
         self._free_at = 0.0
+        self._session_calls: deque[asyncio.Future[Any]] = deque()  # which keep their order
+        self.gate = asyncio.Lock()  # held while a session is open
+        self.written: Sequence[Written] = ()  # what the session is about to commit
 
     def try_now(self, work: Callable[[Any], Any]) -> Any:
         self._process.check_alive()
-        if self._under_way or not self._world.weather.at_once:
+        if self._under_way or not self._world.weather.at_once or self._world.db.in_transaction:
             return None
         return self._perform(work)
 
-    async def call(self, work: Callable[[Any], Any]) -> Any:
+    async def call(self, work: Callable[[Any], Any], *, inside: bool = False) -> Any:
+        """Do the work some time from now; `inside` is for whoever holds the gate."""
+        if inside or not self.gate.locked():
+            return await self._sent(work, inside)
+        async with self.gate:
+            answer = self._sent(work, inside)
+        return await answer
+
+    def interrupt(self) -> None:
+        """Statements take no time here."""
+
+    async def _sent(self, work: Callable[[Any], Any], inside: bool) -> Any:
         self._process.check_alive()
         world, weather = self._world, self._world.weather
         loop = self._process.loop
         answer: asyncio.Future[Any] = loop.create_future()
         self._under_way += 1
+        if inside:
+            self._session_calls.append(answer)
         began = max(world.universe.now, self._free_at) + weather.delay()
         if weather.in_order:
             self._free_at = began
 
         def reach_the_database() -> None:
-            if loop.dead and not weather.random.random() < 0.5:
+            locked = world.db.in_transaction and not (inside and world.holder is self)
+            if locked or (inside and self._session_calls[0] is not answer):
+                world.universe.at(world.universe.now + _LOCKED, reach_the_database)
+                return
+            if inside:
+                self._session_calls.popleft()
+            if loop.dead and (inside or weather.random.random() < 0.5):
                 return  # what a dead process had sent may arrive or not
             result, error = None, None
             try:
-                result = self._perform(work)
+                result = self._perform(work, inside)
             except Died:
                 return
             except Exception as caught:  # noqa: BLE001  (handed to the caller)
@@ -151,8 +175,31 @@ class Link:
         else:
             answer.set_result(result)
 
-    def _perform(self, work: Callable[[Any], Any]) -> Any:
-        """The transaction, with what goes wrong in it."""
+    def _perform(self, work: Callable[[Any], Any], inside: bool = False) -> Any:
+        """The transaction, or a statement of one, with what goes wrong in it."""
+        db = self._world.db
+        try:
+            return self._meeting_faults(work, inside)
+        except (StoreUnavailable, Died):
+            if inside and db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        finally:
+            self._world.holder = self if db.in_transaction else None
+            self._note_what_was_written(db)
+
+    def _note_what_was_written(self, db: sqlite3.Connection) -> None:
+        """The session's entries, when they are there."""
+        if not self.written or db.in_transaction:
+            return
+        entry = append_of(self.written[-1]).entry
+        sql = "SELECT kind, output FROM journal WHERE run_id = ? AND seq = ?"
+        if db.execute(sql, (entry.run_id, entry.seq)).fetchone() == (entry.kind, entry.output):
+            outcomes: list[Outcome] = [None] * len(self.written)
+            self._world.history.committed(self._process.name, self.written, outcomes)
+            self.written = ()
+
+    def _meeting_faults(self, work: Callable[[Any], Any], inside: bool) -> Any:
         fault = self._process.doom() or self._world.weather.draw()
         if self._world.away(self._process):
             fault = "cut"
@@ -163,7 +210,7 @@ class Link:
             raise StoreUnavailable("the connection was lost")
         if fault in ("ack-lost", "dies-after-commit"):
             result = work(self._world.db)
-            if fault == "ack-lost" and not isinstance(result, ClaimResult):  # stores look again
+            if fault == "ack-lost" and not (inside or isinstance(result, ClaimResult)):
                 raise StoreUnavailable("the connection was lost while it committed")
             if fault == "dies-after-commit":
                 self._process.die()
@@ -231,6 +278,22 @@ class SimulatedStore(SqliteStore):
         self._world.history.committed(self._process.name, ops, outcomes)
         return outcomes, topics
 
+    def session(self, isolation: Isolation | None, limit: float) -> Session:
+        made: Any = super().session(isolation, limit)
+        link: Any = self._writer
+        commit = made.commit
+
+        async def noted(entries: Sequence[Written]) -> None:
+            link.written = entries
+            try:
+                await commit(entries)
+            finally:
+                link.written = ()
+
+        made.commit = noted
+        session: Session = made
+        return session
+
     def _claim(self, db: Any, claim: Claim) -> ClaimResult:
         found = super()._claim(db, claim)
         for claimed in found.runs:
@@ -240,8 +303,9 @@ class SimulatedStore(SqliteStore):
 
 @cache
 def _database() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1_000)
     SqliteStore(":memory:")._prepare(db)
+    db.execute("CREATE TABLE bookings (run TEXT, key TEXT, token TEXT)")
     return db
 
 

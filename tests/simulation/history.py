@@ -7,7 +7,7 @@ gets an answer), the rest over what the database holds at the end. Nothing here 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from aura.store.base import (
     Started,
     StartRun,
 )
+from aura.store.events import Emit
 
 
 class Line(NamedTuple):
@@ -89,8 +90,9 @@ class History:
         for op, outcome in in_order:
             if isinstance(outcome, BaseException):
                 continue
-            if isinstance(op, Append):
-                self._appended(process, op)
+            entry = op.append if isinstance(op, Emit) else op
+            if isinstance(entry, Append):
+                self._appended(process, entry)
             elif isinstance(op, Settle):
                 self._settled(process, op)
             elif isinstance(op, StartRun) and isinstance(outcome, Started) and outcome.created:
@@ -130,15 +132,15 @@ class History:
         if before != sent.seq:
             self.complain(f"signal {op.id} of {op.run_id} is there twice: {before}, {sent.seq}")
 
-    def began(self, line: Line, durable: Callable[[str], Collection[str]]) -> None:
+    def began(self, line: Line, durable: Callable[[str], bytes]) -> None:
         """A step's code begins; `durable` gives the results that a run's journal holds now."""
         self.lines.append(line)
         self._times[line.run, line.key] += 1
         if line.what == "look" or not line.before:
             return
-        missing = [one for one in line.before if one[0] in "efltu" and one[1:].isdigit()]
-        held = durable(line.run) if missing else ()
-        missing = [one for one in missing if one not in held]
+        missing = [one for one in line.before if one[0] in "befltu" and one[1:].isdigit()]
+        held = durable(line.run) if missing else b""
+        missing = [one for one in missing if f'"{one}"'.encode() not in held]
         if missing:
             self.complain(f"{line.key} of {line.run} began knowing {missing}, which is not durable")
 
@@ -158,9 +160,18 @@ class History:
 
     # At the end.
 
-    def check(self, found: Iterable[Found]) -> list[str]:
-        """All complaints, with those about what is there at the end."""
+    def check(
+        self,
+        found: Iterable[Found],
+        *,
+        bookings: Iterable[tuple[str, str, str]] = (),
+        events: Iterable[tuple[str, str | None, bytes]] = (),
+    ) -> list[str]:
+        """All complaints, with those about what is there at the end: runs, what transactions have
+        booked (run, key of the step, token) and events (id, key, payload)."""
         runs = {one.record.id: one for one in found}
+        self.complaints += _exactly_once(runs, bookings)
+        self.complaints += _emitted(runs, events)
         for what, (run_id, _) in self.acknowledged:
             if run_id not in runs:
                 self.complain(f"{what} of {run_id} was acknowledged and is lost")
@@ -187,13 +198,45 @@ class History:
 
 def _rank(op: Op) -> int:
     """The order in which a store applies the operations of one transaction."""
-    order = (StartRun, Append, Settle)
+    order: tuple[tuple[type, ...], ...] = ((StartRun,), (Append, Emit), (Settle,))
     return next((at for at, kind in enumerate(order) if isinstance(op, kind)), len(order))
 
 
 def journal_complaints(found: Found) -> list[str]:
     """What is wrong with one journal by itself, of a real run or a simulated one."""
     return [*_numbers(found), *_received(found), *_compensated(found), *_streams(found)]
+
+
+def _exactly_once(runs: Mapping[str, Found], bookings: Iterable[tuple[str, str, str]]) -> list[str]:
+    """What transactions have booked is what the journals say, once each."""
+    journalled = Counter(
+        (run_id, entry.key, str(plain(entry.output)))
+        for run_id, one in runs.items()
+        for entry in one.journal
+        if entry.kind == "step" and entry.output is not None and "/book#" in entry.key
+    )
+    booked = Counter(bookings)
+    return [
+        f"{what[0]} has {what[1:]} {journalled[what]} times in its journal, booked {booked[what]}"
+        for what in {**journalled, **booked}
+        if not journalled[what] == booked[what] == 1
+    ]
+
+
+def _emitted(
+    runs: Mapping[str, Found], events: Iterable[tuple[str, str | None, bytes]]
+) -> list[str]:
+    """Each event of a journal is there once, and there are no others."""
+    journalled = Counter(
+        f"{run_id}:{entry.key}"
+        for run_id, one in runs.items()
+        for entry in one.journal
+        if entry.kind == "event"
+    )
+    there = Counter(event[0] for event in events)
+    if journalled == there:
+        return []
+    return [f"the journals have emitted {dict(journalled)}, and there are {dict(there)}"]
 
 
 def _numbers(found: Found) -> list[str]:

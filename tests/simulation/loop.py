@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import heapq
 import itertools
 from collections import deque
@@ -90,7 +91,8 @@ class Task(asyncio.Task[Any]):
     def __init__(self, coro: Any, *, loop: Loop, **kwargs: Any) -> None:
         self.number = next(loop.numbers)
         loop.tasks.append(self)
-        super().__init__(coro, loop=loop, **kwargs)
+        self.context = kwargs.pop("context", None) or contextvars.copy_context()
+        super().__init__(coro, loop=loop, context=self.context, **kwargs)
 
     def __hash__(self) -> int:
         return self.number
@@ -146,11 +148,13 @@ class Loop(_Base):  # type: ignore[misc]
         self.ready.clear()
 
     def dismantle(self) -> None:
+        asyncio._set_running_loop(self)  # for what ends by beginning something
         for task in self.tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
-                _close(task.get_coro())
+                task.context.run(_close, task.get_coro())
         self.tasks.clear()
+        asyncio._set_running_loop(None)
 
     # asyncio's side.
 

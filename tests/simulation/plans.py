@@ -26,11 +26,11 @@ class Errand:
 
 
 def errands(random: Random) -> list[Errand]:
-    return [_errand(random, f"r{number}") for number in range(1, random.choice((2, 3, 4)) + 1)]
+    return [_errand(random, f"r{number}") for number in range(1, random.choice((1, 2, 2, 3)) + 1)]
 
 
 def _errand(random: Random, run_id: str) -> Errand:
-    plan = _plan(random, random.randint(2, 5), deep=True)
+    plan = _plan(random, random.randint(1, 4), deep=True)
     signals = [
         (
             random.expovariate(1.5), name, f"s{at}-{name}", random.choice(PRIORITIES),
@@ -56,8 +56,8 @@ def _awaited(plan: Plan) -> list[str | None]:
     for act, *rest in plan:
         if act == "receive":
             names.append(rest[0])
-        elif act in ("gather", "race"):
-            for branch in rest:
+        elif act in ("gather", "race", "limited"):
+            for branch in rest[1:] if act == "limited" else rest:
                 names += _awaited(branch)
     return names
 
@@ -70,7 +70,11 @@ def _pause(random: Random) -> float:
 _KINDS = (
     *("effect",) * 4, *("look",) * 3, *("flaky",) * 2, *("sleep",) * 2, *("receive",) * 2,
     *("saga",) * 2, *("gather",) * 3, "race", "threaded", "failing", "value", "show",
+    *("child",) * 2, *("limited",) * 2, *("book",) * 2, "emit",
 )  # fmt: skip
+
+
+_DEEP = ("gather", "race", "saga", "child", "limited")
 
 
 def _plan(random: Random, length: int, *, deep: bool) -> Plan:
@@ -78,24 +82,43 @@ def _plan(random: Random, length: int, *, deep: bool) -> Plan:
 
 
 def _act(random: Random, kind: str, deep: bool) -> list[Any]:
-    if kind in ("gather", "race", "saga") and not deep:
-        kind = "effect"
-    if kind in ("effect", "look"):
+    if kind in _DEEP:
+        return _nested(random, kind) if deep else ["effect", _pause(random)]
+    if kind == "emit":
+        return [kind, random.choice("xy")]
+    if kind in ("effect", "look", "book"):
         return [kind, _pause(random)]
     if kind == "flaky":
         return [kind, random.choice((0, 1, 2, 9))]
     if kind == "failing":
         return [kind, random.choice(("doomed", "late"))]
     if kind == "sleep":
-        return [kind, round(random.choice((0.0, 0.01, 0.4, 3.0)) * random.uniform(0.5, 1.5), 6)]
+        return [kind, _about(random, (0.0, 0.01, 0.4, 3.0))]
     if kind == "receive":
         return [kind, random.choice("ab"), random.choice((None, 0.3, 2.0))]
-    if kind in ("gather", "race"):
-        count = random.choice((2, 2, 3))
-        return [kind, *(_plan(random, random.randint(1, 3), deep=False) for _ in range(count))]
+    return [kind]
+
+
+def _nested(random: Random, kind: str) -> list[Any]:
+    """An act that has a plan of its own, or several."""
     if kind == "saga":
         parts: list[Any] = [_pause(random) for _ in range(random.randint(1, 3))]
         if random.random() < 0.4:
             parts.append([_pause(random), _pause(random)])
         return [kind, parts, random.random() < 0.5]
-    return [kind]
+    count = random.choice((2, 2, 3)) if kind in ("gather", "race") else 1
+    plans = [_plan(random, random.randint(1, 3), deep=False) for _ in range(count)]
+    if kind == "child":
+        return [kind, [_in_time(act) for act in plans[0]]]
+    if kind == "limited":
+        return [kind, _about(random, (0.01, 0.2, 3.0)), *plans]
+    return [kind, *plans]
+
+
+def _about(random: Random, seconds: tuple[float, ...]) -> float:
+    return round(random.choice(seconds) * random.uniform(0.5, 1.5), 6)
+
+
+def _in_time(act: list[Any]) -> list[Any]:
+    """Nobody sends signals to children, so they do not wait for ever."""
+    return [*act[:2], 0.3] if act[0] == "receive" else act

@@ -11,7 +11,8 @@ import asyncio
 from typing import Any
 
 import aura
-from aura import NonRetryable, Retry, SignalTimeout, StepFailed, Workflow, step
+from aura import NonRetryable, Retry, RunFailed, SignalTimeout, StepFailed, Workflow, step
+from aura.engine import Transaction
 from aura.engine.lanes import StepScope, scope
 from tests.simulation.history import Line
 
@@ -30,6 +31,14 @@ def _enter(what: str, before: list[str]) -> str:
     line = Line(what, current.run_id, current.key, epoch, process.name, token, tuple(before))
     world.history.began(line, world.durable)
     return token
+
+
+def _here() -> tuple[Any, str, str]:
+    """The running step: its world, its run and its key."""
+    node: Any = asyncio.get_running_loop()
+    current = scope.get()
+    assert isinstance(current, StepScope)
+    return node.node.world, current.run_id, current.key
 
 
 def _tries() -> int:
@@ -85,6 +94,16 @@ async def undo(token: str) -> str:
     return _enter("undo", [token])
 
 
+@step.transaction
+async def book(tx: Transaction, before: list[str], pause: float) -> str:
+    """Exactly once: what it has booked and its entry are committed together."""
+    token = _enter("book", before)
+    _, run, key = _here()
+    await tx.execute("INSERT INTO bookings VALUES (?, ?, ?)", run, key, token)
+    await asyncio.sleep(pause)
+    return token
+
+
 async def _walk(plan: Plan, known: list[str]) -> list[str]:
     """Do one act after the other; the tokens that came of it. `known`: those from before."""
     found: list[str] = []
@@ -95,6 +114,15 @@ async def _walk(plan: Plan, known: list[str]) -> list[str]:
 
 async def _effect(known: list[str], pause: float) -> list[str]:
     return [await effect(known, pause)]
+
+
+async def _book(known: list[str], pause: float) -> list[str]:
+    return [await book(known, pause)]
+
+
+async def _emit(known: list[str], key: str) -> list[str]:
+    await aura.emit("things", known[-1:], key=key)
+    return []
 
 
 async def _look(known: list[str], pause: float) -> list[str]:
@@ -184,7 +212,26 @@ async def _saga(known: list[str], plan: Plan, fails: bool) -> list[str]:
     return found
 
 
+async def _child(known: list[str], plan: Plan) -> list[str]:
+    try:
+        return await script(plan)
+    except RunFailed as failed:
+        return [failed.type]
+
+
+async def _limited(known: list[str], seconds: float, plan: Plan) -> list[str]:
+    try:
+        async with aura.timeout(seconds):
+            return await _walk(plan, known)
+    except TimeoutError:
+        return ["too late"]
+
+
 _ACTS: dict[str, Any] = {
+    "book": _book,
+    "child": _child,
+    "emit": _emit,
+    "limited": _limited,
     "effect": _effect,
     "look": _look,
     "flaky": _flaky,

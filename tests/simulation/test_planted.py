@@ -11,6 +11,7 @@ import pytest
 from aura.engine.mailbox import Mailbox, urgency
 from aura.engine.recorder import Recorder
 from aura.engine.worker import Worker
+from aura.store import sqlite_session
 from aura.store.base import Append, Settle, Signal
 from aura.store.committer import Committer
 from aura.store.sqlite import SqliteStore
@@ -104,6 +105,15 @@ def sleep_over_signals(patch: Patch) -> None:
     patch.setattr(SqliteStore, "_commit", deaf)
 
 
+def forget_the_entry_of_a_transaction(patch: Patch) -> None:
+    """What a step has written is committed without its journal entry."""
+
+    def commit(db: Any, *_: Any) -> None:
+        db.execute("COMMIT")
+
+    patch.setattr(sqlite_session, "_commit", commit)
+
+
 def begin_twice(patch: Patch) -> None:
     """A worker does not notice that a start and a claim give it the same run."""
     begin = Worker.begin
@@ -122,6 +132,7 @@ PLANTED = {
     deliver_signals_twice: "twice",
     forget_what_was_received: "twice",
     sleep_over_signals: "not done",
+    forget_the_entry_of_a_transaction: "times in its journal",
 }
 
 

@@ -13,13 +13,13 @@ import hashlib
 import logging
 import random
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 from typing import Any
 
 from aura import Aura, Config, Workflow
-from aura.codec import plain
+from aura.codec import unpack
 from aura.engine import Registry
 from aura.errors import (
     ConfigError,
@@ -63,6 +63,7 @@ class World:
         self.outages: list[tuple[float, float, str]] = []
         self.settings: dict[str, Any] = {}
         self.services: dict[str, Any] = {}
+        self.holder: Any = None  # whose transaction is open over several statements
         self._numbers = 0
         self._open_errands = 0
 
@@ -82,10 +83,10 @@ class World:
         now = self.universe.now
         return any(a <= now < b and who in ("", process.name) for a, b, who in self.outages)
 
-    def durable(self, run_id: str) -> Collection[str]:
-        """The results that the run's journal holds at this moment."""
+    def durable(self, run_id: str) -> bytes:
+        """The results that the run's journal holds at this moment, as one text."""
         entries = [Entry(*row) for row in self.db.execute(_SQL["journal"], (run_id,))]
-        return {plain(one.output) for one in entries if one.kind == "step" and one.output}
+        return b"".join(unpack(one.output) for one in entries if one.output is not None)
 
     def record(self, run_id: str) -> RunRecord | None:
         """The run as the database holds it at this moment."""
@@ -104,8 +105,14 @@ class World:
                 self.universe.run(self._settled, LIMIT)
             except AssertionError as stuck:
                 self.history.complain(f"{stuck}: {self._still_open()}")
-            found = [self._found(errand.id) for errand in self.errands]
-            complaints = self.history.check([one for one in found if one is not None])
+            if self.db.in_transaction:
+                self.history.complain("a transaction is open at the end")
+                self.db.execute("ROLLBACK")
+            complaints = self.history.check(
+                self._found(),
+                bookings=self.db.execute("SELECT run, key, token FROM bookings").fetchall(),
+                events=self.db.execute("SELECT id, key, payload FROM events").fetchall(),
+            )
             self.universe.end()
         return complaints
 
@@ -125,6 +132,7 @@ class World:
             "poll": draw.choice((0.2, 0.5)),
             "grace": 0.5,
             "capacity": draw.choice((2, 100, 100)),
+            "durability": draw.choice(("sync", "adaptive")),
         }
         self.services = {"keep_in_memory": draw.choice((0.05, 5.0)), "linger": 0.3}
         arrange(self, draw)
@@ -152,14 +160,19 @@ class World:
             if one is not None and one.state not in ("completed", "failed", "cancelled")
         )
 
-    def _found(self, run_id: str) -> Found | None:
-        run = self.record(run_id)
-        if run is None:
-            return None
-        journal = [Entry(*row) for row in self.db.execute(_SQL["journal"], (run_id,))]
+    def _found(self) -> list[Found]:
+        """All runs, those of callers and their children."""
+        ids = [row[0] for row in self.db.execute("SELECT id FROM runs ORDER BY id")]
+        runs = [run for run in map(self.record, ids) if run is not None]
         sql = _SQL["signals"].replace(":rows", "(?, ?)")
-        signals = [Signal(*row) for row in self.db.execute(sql, (run_id, 0))]
-        return Found(run, journal, signals)
+        return [
+            Found(
+                run,
+                [Entry(*row) for row in self.db.execute(_SQL["journal"], (run.id,))],
+                [Signal(*row) for row in self.db.execute(sql, (run.id, 0))],
+            )
+            for run in runs
+        ]
 
 
 class _App(Aura):
@@ -231,6 +244,11 @@ class Process:
             return
         self.world.log(f"{self.name} dies")
         self.loop.kill()
+        world = self.world
+        if self.store is not None and world.holder is self.store._writer:
+            if world.db.in_transaction:
+                world.db.execute("ROLLBACK")
+            world.holder = None
         self._transactions = 0
         if self.restart_after is not None:
             self.world.universe.at(self.world.universe.now + self.restart_after, self.start)
