@@ -34,7 +34,7 @@ async def test_a_run_that_a_start_and_a_claim_give_is_executed_once(
             await go_on.wait()
         return found
 
-    app.store.claim = answers_late  # type: ignore[method-assign]  # a slow network
+    setattr(app.store, "claim", answers_late)  # noqa: B010  (a slow network)
     client = await world.open(paying, worker=False)
     await client.start(paying, id="r")
     async with asyncio.timeout(20):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from pydantic_core import from_json
 from aura.app import Aura, new_run_id
 from aura.cli import process
 from aura.cli.loading import load_app, opened
-from aura.cli.options import AppDatabase, AppName, Json
+from aura.cli.options import AppDatabase, AppName, Json, taking
 from aura.cli.output import duration, note, print_json, print_value
 from aura.codec import plain, to_json
 from aura.engine.definition import Workflow
@@ -24,8 +25,11 @@ from aura.server.operations import split_arguments
 from aura.server.views import run_view
 
 
-def run(
-    target: AppName,
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to run, with what, and how."""
+
+    target: AppName
     call: Annotated[
         list[str],
         typer.Argument(
@@ -33,7 +37,7 @@ def run(
             help="The workflow's name and its arguments, each as JSON.",
             show_default=False,
         ),
-    ],
+    ]
     given: Annotated[
         str | None,
         typer.Option(
@@ -42,23 +46,26 @@ def run(
             help="Arguments by name, as a JSON object; @FILE reads a file, - stdin.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     run_id: Annotated[
         str | None,
         typer.Option("--id", help="The run's id; the same one again is the same run."),
-    ] = None,
+    ] = None
     version: Annotated[
         str | None, typer.Option(help="Default: the highest one.", show_default=False)
-    ] = None,
+    ] = None
     detach: Annotated[
         bool, typer.Option("--detach", help="Only start it: a worker executes it.")
-    ] = False,
+    ] = False
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds to wait; the run goes on after that.")
-    ] = None,
-    database: AppDatabase = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    database: AppDatabase = None
+    as_json: Json = False
+
+
+@taking(RunOptions)
+def run(given: RunOptions) -> None:
     """Run a workflow and print its result as JSON.
 
     The run is executed here and, should this process end first, by the next
@@ -70,20 +77,19 @@ def run(
       aura run research:app research --input '{"text": "why"}' --id doc-17
       aura run research:app research '"long work"' --detach
     """
-    app = load_app(target, database)
-    workflow, *positional = call
-    declared = app.registry.get(workflow, version or app.registry.resolve(workflow, ""))
-    values = arguments(declared, positional, given)
+    app = load_app(given.target, given.database)
+    workflow, *positional = given.call
+    declared = app.registry.get(workflow, given.version or app.registry.resolve(workflow, ""))
+    values = arguments(declared, positional, given.given)
     by_position, named = split_arguments(app, workflow, declared.version, values)
-
-    chosen = run_id or new_run_id(app.clock.now())
+    chosen = given.run_id or new_run_id(app.clock.now())
 
     async def start() -> Run[Any]:
-        return await app.start(workflow, *by_position, id=chosen, version=version, **named)
+        return await app.start(workflow, *by_position, id=chosen, version=given.version, **named)
 
-    only = None if detach else chosen
-    work = _attached(app, start, only, timeout, as_json) if only else _detached(app, start, as_json)
-    raise typer.Exit(process.run(work))
+    if given.detach:
+        raise typer.Exit(process.run(_detached(app, start, given.as_json)))
+    raise typer.Exit(process.run(_attached(app, start, chosen, given.timeout, given.as_json)))
 
 
 def arguments(

@@ -14,7 +14,8 @@ from typing import Literal
 from aura.store.base import Entry
 
 CallState = Literal["done", "failed", "retrying", "waiting"]
-_LATER = {"woke": "/woke", "ended": "/ended", "over": "/over"}  # kinds of entries, and how their keys end
+# Kinds of entries, and how their keys end.
+_LATER = {"woke": "/woke", "ended": "/ended", "over": "/over"}
 
 
 @dataclass(frozen=True, slots=True)

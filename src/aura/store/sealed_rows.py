@@ -21,8 +21,8 @@ def place(*parts: str) -> bytes:
 
 
 def start_place(run_id: str, workflow: str, dedup: str | None, *, debounced: bool) -> bytes:
-    """The place of a run's fingerprint and first input: a later start gives a debounced run its own,
-    without knowing its id."""
+    """The place of a run's fingerprint and first input: a later start gives a debounced run its
+    own, without knowing its id."""
     return place("debounced", workflow, dedup or "") if debounced else place("run", run_id)
 
 
