@@ -60,6 +60,7 @@ class History:
         self.lines: list[Line] = []
         self.complaints: list[str] = []
         self.acknowledged: list[tuple[str, Any]] = []
+        self.handled: set[int] = set()  # seqs of events whose handler has returned
         self._times: Counter[tuple[str, str]] = Counter()
         self._owner: dict[str, tuple[int, str]] = {}
         self._entries: dict[str, dict[int, Entry]] = defaultdict(dict)
@@ -143,6 +144,12 @@ class History:
         missing = [one for one in missing if f'"{one}"'.encode() not in held]
         if missing:
             self.complain(f"{line.key} of {line.run} began knowing {missing}, which is not durable")
+
+    def handles(self, key: str, seq: int, earlier: Iterable[int]) -> None:
+        """The handler of an event begins; `earlier` are the events of its key before it."""
+        missed = [one for one in earlier if one not in self.handled]
+        if missed:
+            self.complain(f"event {seq} of key {key} is handled before {missed}")
 
     def times(self, run: str, key: str) -> int:
         """How often the code of that step has been begun."""

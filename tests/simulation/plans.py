@@ -70,7 +70,7 @@ def _pause(random: Random) -> float:
 _KINDS = (
     *("effect",) * 4, *("look",) * 3, *("flaky",) * 2, *("sleep",) * 2, *("receive",) * 2,
     *("saga",) * 2, *("gather",) * 3, "race", "threaded", "failing", "value", "show",
-    *("child",) * 2, *("limited",) * 2, *("book",) * 2, "emit",
+    *("child",) * 2, *("limited",) * 2, *("book",) * 2, *("emit",) * 3,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from aura.engine.lanes import StepScope, scope
 from tests.simulation.history import Line
 
 Plan = list[Any]
+TOPIC = "things"
 
 
 def _enter(what: str, before: list[str]) -> str:
@@ -121,7 +122,7 @@ async def _book(known: list[str], pause: float) -> list[str]:
 
 
 async def _emit(known: list[str], key: str) -> list[str]:
-    await aura.emit("things", known[-1:], key=key)
+    await aura.emit(TOPIC, [key, *known[-1:]], key=key)
     return []
 
 
@@ -225,6 +226,17 @@ async def _limited(known: list[str], seconds: float, plan: Plan) -> list[str]:
             return await _walk(plan, known)
     except TimeoutError:
         return ["too late"]
+
+
+async def handle(event: list[str]) -> None:
+    """What is subscribed to the events of a world."""
+    node: Any = asyncio.get_running_loop()
+    world, process = node.node.world, node.node.name
+    seq = int(aura.idempotency_key().rpartition(":")[2])
+    world.log(f"{process} handles event {seq} of {event[0]}")
+    world.history.handles(event[0], seq, world.earlier_events(event[0], seq))
+    await asyncio.sleep(0.01)
+    world.history.handled.add(seq)
 
 
 _ACTS: dict[str, Any] = {

@@ -37,7 +37,7 @@ from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weathe
 from tests.simulation.history import Found, History
 from tests.simulation.loop import Loop, Universe
 from tests.simulation.plans import Errand, errands
-from tests.simulation.program import script
+from tests.simulation.program import TOPIC, handle, script
 from tests.simulation.trouble import arrange
 
 _SQL = queries("sqlite")
@@ -63,6 +63,7 @@ class World:
         self.outages: list[tuple[float, float, str]] = []
         self.settings: dict[str, Any] = {}
         self.services: dict[str, Any] = {}
+        self.subscribes = False  # whether workers handle the events of runs
         self.holder: Any = None  # whose transaction is open over several statements
         self._numbers = 0
         self._open_errands = 0
@@ -92,6 +93,11 @@ class World:
         """The run as the database holds it at this moment."""
         row = self.db.execute(_SQL["run"].replace(":columns", COLUMNS), (run_id,)).fetchone()
         return None if row is None else record(row)
+
+    def earlier_events(self, key: str, seq: int) -> list[int]:
+        """The events of that key before that one."""
+        sql = "SELECT seq FROM events WHERE key = ? AND seq < ?"
+        return [row[0] for row in self.db.execute(sql, (key, seq))]
 
     # Its life.
 
@@ -129,11 +135,12 @@ class World:
         self.processes.append(self.caller)
         self.settings = {
             "lease": LEASE,
-            "poll": draw.choice((0.2, 0.5)),
+            "poll": draw.choice((0.3, 1.0)),
             "grace": 0.5,
             "capacity": draw.choice((2, 100, 100)),
             "durability": draw.choice(("sync", "adaptive")),
         }
+        self.subscribes = draw.random() < 0.15
         self.services = {"keep_in_memory": draw.choice((0.05, 5.0)), "linger": 0.3}
         arrange(self, draw)
         for process in self.processes:
@@ -150,7 +157,10 @@ class World:
         self._open_errands -= 1
 
     def _settled(self) -> bool:
-        return not self._open_errands
+        if self._open_errands or not self.subscribes:
+            return not self._open_errands
+        events = self.db.execute("SELECT count(*) FROM events").fetchone()[0]
+        return len(self.history.handled) == int(events)
 
     def _still_open(self) -> str:
         records = [self.record(errand.id) for errand in self.errands]
@@ -187,6 +197,8 @@ class _App(Aura):
         self.registry = self._resolver = Registry()  # without the workflow of rollouts
         for workflow in world.workflows:
             self.registry.add(workflow)
+        if world.subscribes:
+            self.subscribe(TOPIC, group="all")(handle)
 
     async def _open_store(self, *, worker: bool) -> Store:  # noqa: ARG002
         await self.lent.open()
