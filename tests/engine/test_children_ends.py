@@ -51,7 +51,7 @@ async def test_a_parent_that_is_not_in_memory_is_woken_by_its_child(
     assert (await world.record("w")).wake_at is None
     await until(lambda: "w" not in worker._executions)
     gate.opened.set()
-    assert await run.result(timeout=20) == "slow"
+    assert await run.result(timeout=60) == "slow"
     async with world.store() as store:
         told = [one.id for one in await store.signals([("w", 0)])]
     assert told == [f"{CHILD_ENDED}:w/0/slow#1"]
@@ -73,12 +73,12 @@ async def test_the_worker_of_the_parent_dies_between_start_and_end_of_the_child(
     app = await world.open(workflow)  # it does not know the child's workflow
     app.registry.add(slowly)
     run = await app.start(workflow, id="w")
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     await run.status()
     await world.crash(app)
     gate.opened.set()
     app = await world.open(workflow, slowly)
-    assert await app.run("w").result(timeout=20) == "got slow"
+    assert await app.run("w").result(timeout=60) == "got slow"
     assert gate.ledger.count("whole") == 2
     assert len(await children_of(app, "w")) == 1
 
@@ -101,13 +101,13 @@ async def test_the_child_ends_elsewhere_while_its_parent_is_in_memory(
     await has_children(parents, "w", 1)
     assert (await world.record("c")).state == "pending"
     children = await world.open(slowly)
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     await world.crash(children)
     gate.reached.clear()
     await world.open(slowly)
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     gate.opened.set()
-    assert await run.result(timeout=20) == "got slow"
+    assert await run.result(timeout=60) == "got slow"
     assert gate.ledger.count("slow") == 2, "the child's worker was killed, and it began again"
     assert (await world.record("w")).recoveries == 0
 
@@ -122,7 +122,7 @@ async def test_a_stale_worker_starts_no_children(world: World, gate: Gate) -> No
     workflow = declare(whole)
     stale = await world.open(workflow, part_workflow)
     await stale.start(workflow, id="w")
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     worker = stale._worker
     assert worker is not None
     execution = worker._executions["w"]
@@ -130,13 +130,13 @@ async def test_a_stale_worker_starts_no_children(world: World, gate: Gate) -> No
     async with world.store() as store:
         await store.commit([Heartbeat(worker.id, 0.0)])
     fresh = await world.open(workflow, part_workflow)
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     op = StartRun("w/0/part#1", "part", "1.0.0", b"{}", "", "o", parent="w", parent_epoch=1)
     with pytest.raises(LeaseLost):
         await execution.children.family.start(op)
     assert await children_of(fresh, "w") == []
     gate.opened.set()
-    assert await fresh.run("w").result(timeout=20) == "2"
+    assert await fresh.run("w").result(timeout=60) == "2"
     assert [one.id for one in await children_of(fresh, "w")] == ["w/0/part#1"]
 
 
@@ -149,7 +149,7 @@ async def test_encrypted_children(world: World) -> None:
 
     app = await world.open(encryption_keys=keys)
     run = await app.start(declare(whole), 21, id="w")
-    assert await run.result(timeout=20) == 42
+    assert await run.result(timeout=60) == 42
     entries = await world.journal("w")  # as they are stored
     assert all(one.output is None or one.output[:1] == b"\x02" for one in entries)
 
@@ -178,14 +178,14 @@ async def test_cancelling_a_parent_cancels_its_children_and_theirs(
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     for _ in range(3):
         await run.cancel()
     with pytest.raises(RunCancelled):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     for child in ("w/0/middle#1", "w/0/middle#1/0/slow#1"):
         with pytest.raises(RunCancelled):
-            await app.run(child).result(timeout=20)
+            await app.run(child).result(timeout=60)
     assert gate.ledger.ran == ["slow", "cleaned"]
 
 
@@ -205,12 +205,12 @@ async def test_a_parent_that_ends_cancels_what_it_does_not_wait_for(
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    assert await run.result(timeout=20) == "done"
+    assert await run.result(timeout=60) == "done"
     with pytest.raises(RunCancelled):
-        await app.run("left").result(timeout=20)
+        await app.run("left").result(timeout=60)
     assert await app.run("free").status() == "running"
     gate.opened.set()
-    assert await app.run("free").result(timeout=20) == "on its own"
+    assert await app.run("free").result(timeout=60) == "on its own"
     assert (await world.record("free")).parent == "w"
 
 
@@ -227,7 +227,7 @@ async def test_a_detached_child_can_be_awaited(world: World, gate: Gate) -> None
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    assert await run.result(timeout=20) == "slow"
+    assert await run.result(timeout=60) == "slow"
     async with world.store() as store:
         assert await store.signals([("w", 0)]) == []
 
@@ -240,7 +240,7 @@ async def test_a_branch_that_is_cancelled_stops_its_child(world: World, gate: Ga
 
     async def whole() -> str:
         task = asyncio.create_task(slowly())
-        await until(gate.reached.is_set, timeout=20)
+        await until(gate.reached.is_set)
         task.cancel()
         await asyncio.wait([task])
         run = world.apps[-1].run("w/0.1/slow#1")
@@ -252,7 +252,7 @@ async def test_a_branch_that_is_cancelled_stops_its_child(world: World, gate: Ga
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    assert await run.result(timeout=30) == "w/0.1/slow#1 was cancelled"
+    assert await run.result(timeout=60) == "w/0.1/slow#1 was cancelled"
 
 
 async def test_whoever_waits_for_a_result_may_stop_waiting(world: World, gate: Gate) -> None:
@@ -266,7 +266,7 @@ async def test_whoever_waits_for_a_result_may_stop_waiting(world: World, gate: G
     async def whole() -> str:
         run = await world.apps[-1].start(slowly)
         task = asyncio.create_task(run.result())
-        await until(gate.reached.is_set, timeout=20)
+        await until(gate.reached.is_set)
         task.cancel()
         await asyncio.wait([task])
         gate.opened.set()
@@ -274,7 +274,7 @@ async def test_whoever_waits_for_a_result_may_stop_waiting(world: World, gate: G
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    assert await run.result(timeout=20) == "slow"
+    assert await run.result(timeout=60) == "slow"
 
 
 async def test_a_crash_or_a_shutdown_cancels_no_children(world: World, gate: Gate) -> None:
@@ -289,13 +289,13 @@ async def test_a_crash_or_a_shutdown_cancels_no_children(world: World, gate: Gat
     workflow = declare(whole)
     app = await world.open(workflow, slowly, grace=0.0)
     await app.start(workflow, id="w")
-    await asyncio.wait_for(gate.reached.wait(), 20)
+    await asyncio.wait_for(gate.reached.wait(), 60)
     world.apps.remove(app)
     await app.close()
     assert not (await world.record("w/0/slow#1")).cancel_requested
     app = await world.open(workflow, slowly)
     gate.opened.set()
-    assert await app.run("w").result(timeout=20) == "slow"
+    assert await app.run("w").result(timeout=60) == "slow"
 
 
 async def test_cancel_while_the_parent_is_not_in_memory(world: World, gate: Gate) -> None:
@@ -319,9 +319,9 @@ async def test_cancel_while_the_parent_is_not_in_memory(world: World, gate: Gate
     await state_is(run, "waiting")
     await run.cancel()
     with pytest.raises(RunCancelled):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     with pytest.raises(RunCancelled):
-        await app.run("w/0/slow#1").result(timeout=20)
+        await app.run("w/0/slow#1").result(timeout=60)
     assert gate.ledger.ran == ["slow", "clean"]
 
 
@@ -337,7 +337,7 @@ async def test_children_that_never_began_are_cancelled_at_once(world: World) -> 
     await has_children(app, "w", 20, "pending")
     await asyncio.gather(*(run.cancel() for _ in range(5)))
     with pytest.raises(RunCancelled):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     await has_children(app, "w", 20, "cancelled")
 
 
@@ -376,7 +376,7 @@ async def test_ids_of_children_say_where_they_were_started(memory: World) -> Non
 
     app = await memory.open()
     run = await app.start(declare(whole), id="w")
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     ids = [one.id for one in await children_of(app, "w")]
     assert ids == ["w/0.1/part#1", "w/0.2/part#1"]
     entries = {one.key: one for one in await app.store.journal("w")}
@@ -390,13 +390,13 @@ async def test_an_app_of_another_database_starts_no_children(world: World) -> No
 
     async def whole() -> str:
         run = await other.start(part_workflow, 1)
-        await run.result(timeout=20)
+        await run.result(timeout=60)
         return run.id
 
     async with other:
         app = await world.open()
         run = await app.start(declare(whole), id="w")
-        there = await run.result(timeout=20)
+        there = await run.result(timeout=60)
         assert (await other.run(there).record()).parent is None
     assert await children_of(app, "w") == []
 
@@ -413,7 +413,7 @@ async def test_a_recorded_parent_is_rehearsed_without_its_app(world: World) -> N
     workflow = declare(whole)
     app = await world.open(workflow, part_workflow)
     run = await app.start(workflow, id="w")
-    assert await run.result(timeout=20) == 8
+    assert await run.result(timeout=60) == 8
     history = Claimed(await run.record(), await app.store.journal("w"))
     world.apps.remove(app)
     await app.close()

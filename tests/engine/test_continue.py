@@ -44,15 +44,15 @@ async def test_the_chain_is_one_run(world: World) -> None:
     app = await world.open(counting)
     client = await world.open(worker=False)
     run = await app.start(counting, 9, id="c")
-    outside = asyncio.create_task(client.run("c").result(timeout=30))
-    assert await run.result(timeout=30) == 50
+    outside = asyncio.create_task(client.run("c").result(timeout=60))
+    assert await run.result(timeout=60) == 50
     assert await outside == 50
     record = await world.record("c")
     assert (record.execution, record.base, record.state) == (10, 45, "completed")
     journal = await world.journal("c")
     assert [(one.seq, one.key) for one in journal] == [(46 + n, f"0/add#{1 + n}") for n in range(5)]
     again = await app.start(counting, 9, id="c")
-    assert await again.result(timeout=5) == 50, "the first input finds it"
+    assert await again.result(timeout=60) == 50, "the first input finds it"
 
 
 async def test_a_crash_at_any_point_of_the_chain_repeats_nothing(
@@ -92,14 +92,14 @@ async def test_a_crash_at_any_point_of_the_chain_repeats_nothing(
         app.store.commit = cut  # type: ignore[method-assign]
         if run is None:
             run = await app.start(workflow, 1, id="c")
-        await asyncio.wait_for(reached.wait(), 20)
+        await asyncio.wait_for(reached.wait(), 60)
         worker = app._worker
         assert worker is not None
         for task in worker._tasks.values():
             task.cancel()  # also where it waits for the commit that ends its execution
         await world.crash(app)
     app = await world.open(workflow)
-    assert await app.run("c").result(timeout=30) == "done"
+    assert await app.run("c").result(timeout=60) == "done"
     assert sorted(set(ledger.ran)) == [f"{turn}.{n}" for turn in range(1, 9) for n in range(3)]
     assert len(ledger.ran) <= 24 + 5, "at each crash the one step that was under way"
 
@@ -147,7 +147,7 @@ async def test_a_signal_before_the_switch_waits_for_whoever_wants_it(world: Worl
     await run.signal("late", "kept")
     await run.signal("other", "nobody wants this")
     go.set()
-    assert await run.result(timeout=20) == "kept"
+    assert await run.result(timeout=60) == "kept"
 
 
 async def test_a_signal_handed_to_a_branch_that_ends_with_its_execution_moves_along(
@@ -167,7 +167,7 @@ async def test_a_signal_handed_to_a_branch_that_ends_with_its_execution_moves_al
     await asyncio.sleep(0)
     await run.signal("now")
     await run.signal("go", "still here")
-    assert await run.result(timeout=20) == "still here"
+    assert await run.result(timeout=60) == "still here"
 
 
 async def test_a_run_that_began_anew_leaves_memory(world: World) -> None:
@@ -192,7 +192,7 @@ async def test_a_run_that_began_anew_leaves_memory(world: World) -> None:
     await state_is(run, "waiting")
     epoch = (await world.record("c")).epoch
     await run.signal("go", "c")
-    assert await run.result(timeout=20) == "c"
+    assert await run.result(timeout=60) == "c"
     assert (await world.record("c")).epoch == epoch + 1, "one claim for one signal"
 
 
@@ -213,7 +213,7 @@ async def test_names_made_of_keys_have_the_number_of_the_execution(world: World)
     workflow = declare(flow)
     app = await world.open(workflow)
     run = await app.start(workflow, 1, id="c")
-    assert await run.result(timeout=20) == 6
+    assert await run.result(timeout=60) == 6
     assert keys == ["c:0/pay#1", "c@2:0/pay#1", "c@3:0/pay#1"]
     ids = [one.id for one in await children_of(app, "c")]
     assert ids == ["c/0/part#1", "c@2/0/part#1", "c@3/0/part#1"]
@@ -225,7 +225,7 @@ async def test_a_parent_gets_the_end_of_the_chain(world: World) -> None:
 
     app = await world.open()
     run = await app.start(declare(whole), id="w")
-    assert await run.result(timeout=30) == 20
+    assert await run.result(timeout=60) == 20
     [child] = await children_of(app, "w")
     assert (child.id, child.execution) == ("w/0/count_down#1", 4)
 
@@ -261,9 +261,9 @@ async def test_children_outlive_the_switch_and_end_with_the_chain(world: World) 
     [child] = await children_of(app, "c")
     assert not child.cancel_requested
     go.set()
-    assert await run.result(timeout=20) == "done"
+    assert await run.result(timeout=60) == "done"
     with pytest.raises(RunCancelled):
-        await app.run(child.id).result(timeout=20)
+        await app.run(child.id).result(timeout=60)
 
 
 async def test_what_a_run_shows_stays(world: World) -> None:
@@ -315,7 +315,7 @@ async def test_another_version_goes_on(world: World) -> None:
     old, new = declare(flow, name="flow"), declare(newer, "2.0.0", name="flow")
     app = await world.open(old, new)
     run = await app.start(old, 1, id="c")
-    assert await run.result(timeout=20) == "second version, turn 2"
+    assert await run.result(timeout=60) == "second version, turn 2"
     assert (await world.record("c")).version == "2.0.0"
 
 
@@ -323,7 +323,7 @@ async def test_an_encrypted_run_begins_anew(world: World) -> None:
     pytest.importorskip("cryptography")
     app = await world.open(counting, encryption_keys=("k1:" + "A" * 43 + "=",))
     run = await app.start(counting, 3, id="c")
-    assert await run.result(timeout=30) == 20
+    assert await run.result(timeout=60) == 20
     assert (await app.run("c").record()).input == b'{"left":0,"total":15}'
     stored = await world.record("c")  # read without the key
     assert stored.execution == 4
@@ -348,7 +348,7 @@ async def test_cancelling_reaches_the_next_execution(world: World) -> None:
     await state_is(run, "running")
     await run.cancel()
     with pytest.raises(RunCancelled):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     assert (await world.record("c")).execution == 2
 
 
@@ -377,7 +377,7 @@ async def test_where_a_run_cannot_begin_anew(memory: World, place: str) -> None:
     app = await memory.open()
     run = await app.start(declare(flow))
     with pytest.raises(RunFailed, match=r"was called (outside|inside)"):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
 
 
 async def test_wrong_arguments_are_an_error_where_they_are_given(memory: World) -> None:
@@ -389,7 +389,7 @@ async def test_wrong_arguments_are_an_error_where_they_are_given(memory: World) 
 
     app = await memory.open()
     run = await app.start(declare(flow), 1)
-    assert "argument 'turn' of workflow flow" in await run.result(timeout=20)
+    assert "argument 'turn' of workflow flow" in await run.result(timeout=60)
 
 
 async def test_a_stale_worker_lets_nothing_begin_anew(world: World) -> None:
@@ -430,22 +430,22 @@ async def test_a_journal_has_a_limit_with_a_warning_before(
     caplog.set_level(logging.WARNING, "aura.worker")
     app = await world.open(workflow, max_history=40)
     run = await app.start(workflow, 20, id="short")
-    assert await run.result(timeout=20) == 20
+    assert await run.result(timeout=60) == 20
     assert limited(caplog) == []
     run = await app.start(workflow, 40, id="just")
-    assert await run.result(timeout=20) == 40
+    assert await run.result(timeout=60) == 40
     [warning] = limited(caplog)
     assert "the journal of run just has 21 entries" in warning
     run = await app.start(workflow, 41, id="long")
     with pytest.raises(RunParked, match="HistoryTooLong: the journal of run long is full") as told:
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     assert "aura.continue_as_new" in str(told.value) or "parked" in str(told.value)
     assert len(await world.journal("long")) == 40
     await app.close()
     world.apps.remove(app)
     app = await world.open(workflow, max_history=100)
     assert await app.run("long").requeue() != "parked"
-    assert await app.run("long").result(timeout=20) == 41
+    assert await app.run("long").result(timeout=60) == 41
 
 
 async def test_a_journal_has_a_limit_in_bytes(world: World) -> None:
@@ -461,7 +461,7 @@ async def test_a_journal_has_a_limit_in_bytes(world: World) -> None:
     app = await world.open(workflow, max_history_bytes=10_000)
     run = await app.start(workflow, id="long")
     with pytest.raises(RunParked, match=r"9 entries with 9,\d\d\d bytes"):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
 
 
 async def test_code_cannot_swallow_the_limit(memory: World) -> None:
@@ -474,7 +474,7 @@ async def test_code_cannot_swallow_the_limit(memory: World) -> None:
     app = await memory.open(max_history=10)
     run = await app.start(declare(flow))
     with pytest.raises(RunParked, match="HistoryTooLong"):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
 
 
 async def test_a_stream_cannot_grow_beyond_the_limit(memory: World) -> None:
@@ -487,13 +487,13 @@ async def test_a_stream_cannot_grow_beyond_the_limit(memory: World) -> None:
     app = await memory.open(max_history=10)
     run = await app.start(declare(flow))
     with pytest.raises(RunParked, match="HistoryTooLong"):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
 
 
 async def test_each_execution_has_a_limit_of_its_own(world: World) -> None:
     app = await world.open(counting, max_history=6)
     run = await app.start(counting, 9, id="c")
-    assert await run.result(timeout=20) == 50
+    assert await run.result(timeout=60) == 50
 
 
 async def test_the_limits_are_checked(memory: World) -> None:
@@ -505,7 +505,7 @@ async def test_the_limits_are_checked(memory: World) -> None:
 async def test_an_entry_of_an_earlier_execution_is_refused(world: World) -> None:
     app: Aura = await world.open(counting)
     run = await app.start(counting, 1, id="c")
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     entry = Entry("c", 11, "0/add#6", "step", "", None, b"1", None, 1, 0.0, 0.0)
     with pytest.raises(LeaseLost):
         await app.committer.submit(Append(1, entry))

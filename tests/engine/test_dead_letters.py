@@ -198,7 +198,7 @@ async def test_a_letter_is_requeued_to_a_chosen_version(world: World) -> None:
     await until(unknown, timeout=20)
     await app.emit("orders", 2)
     await until(lambda: _has_run(app, "g:orders:2"))
-    assert await app.run("g:orders:2").result(timeout=10) == "new"
+    assert await app.run("g:orders:2").result(timeout=60) == "new"
 
 
 async def _has_run(app: Aura, run_id: str) -> bool:
@@ -326,7 +326,7 @@ async def test_a_run_that_workers_die_of_is_parked(world: World) -> None:
         app = await world.open(poison, max_recoveries=3)
     assert crashes == 4
     with pytest.raises(RunParked, match="workers in a row died"):
-        await run.result(timeout=10)
+        await run.result(timeout=60)
     [one] = await letters.list_letters(client)
     assert (one.id, one.kind, one.workflow) == ("run:p", "run", "poison")
     assert one.error is not None

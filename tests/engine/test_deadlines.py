@@ -56,7 +56,7 @@ async def test_time_outs_count_across_recovery(world: World, jumps: Jumps) -> No
     await world.crash(app)
     await jumps.on(100)
     app = await world.open(workflow)
-    assert float(await app.run("r", workflow).result(timeout=20)) >= 60
+    assert float(await app.run("r", workflow).result(timeout=60)) >= 60
     after = [one for one in await world.journal("r") if one.kind == "timeout"]
     assert [one.output for one in after] == [deadline]
 
@@ -112,7 +112,7 @@ async def test_a_back_off_survives_a_restart_and_its_scope_ends_it(
     app = await world.open(workflow, keep_in_memory=0.1)
     await until(lambda: _is_waiting(world))
     await jumps.on(700)
-    assert await app.run("r", workflow).result(timeout=20) == "over"
+    assert await app.run("r", workflow).result(timeout=60) == "over"
     assert ledger.ran == ["try"]
 
 
@@ -135,7 +135,7 @@ async def test_a_run_with_a_limit_leaves_memory_and_wakes_for_it(
     assert record.wake_at is not None
     assert record.wake_at < jumps.now() + 60
     await jumps.on(100)
-    assert await run.result(timeout=20) == "over"
+    assert await run.result(timeout=60) == "over"
 
 
 async def _is_waiting(world: World) -> bool:
@@ -153,7 +153,7 @@ async def test_a_limit_alone_takes_no_run_out_of_memory(memory: World, ledger: L
 
     workflow = declare(flow)
     app = await memory.open(workflow, keep_in_memory=0.05)
-    assert await (await app.start(workflow, id="r")).result(timeout=20) == "done"
+    assert await (await app.start(workflow, id="r")).result(timeout=60) == "done"
     assert ledger.ran == ["flow"]
 
 
@@ -175,7 +175,7 @@ async def test_cancelling_the_run_is_no_timeout(world: World) -> None:
     await asyncio.wait_for(inside.wait(), 10)
     await run.cancel()
     with pytest.raises(RunCancelled):
-        await run.result(timeout=10)
+        await run.result(timeout=60)
 
 
 # -- sleep_until -------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ async def test_sleep_until_a_moment(world: World) -> None:
 
     workflow = declare(flow)
     app = await world.open(workflow)
-    late = await (await app.start(workflow, id="r")).result(timeout=10)
+    late = await (await app.start(workflow, id="r")).result(timeout=60)
     assert -0.01 <= late < 8
     journal = await world.journal("r")
     assert [one.kind for one in journal] == ["value", "sleep", "woke", "value"]
@@ -201,7 +201,7 @@ async def test_sleep_until_what_has_passed(memory: World) -> None:
         return "at once"
 
     app = await memory.open()
-    assert await (await app.start(declare(flow))).result(timeout=10) == "at once"
+    assert await (await app.start(declare(flow))).result(timeout=60) == "at once"
 
 
 @pytest.mark.parametrize("moment", [datetime(2030, 1, 1), 5, None])  # noqa: DTZ001
@@ -233,7 +233,7 @@ async def test_a_run_is_interrupted_at_its_deadline(world: World) -> None:
     app = await world.open(workflow, keep_in_memory=0.1)
     run = await app.start(workflow, id="r", deadline=timedelta(seconds=3.0))
     with pytest.raises(RunFailed, match="DeadlineExceeded: the run was not done") as caught:
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     assert caught.value.type == "DeadlineExceeded"
     assert cleaned[-1] == "up"
     record = await world.record("r")
@@ -248,7 +248,7 @@ async def test_a_run_that_is_done_in_time_has_met_its_deadline(world: World) -> 
     workflow = declare(flow)
     app = await world.open(workflow)
     run = await app.start(workflow, id="r", deadline=3_600)
-    assert await run.result(timeout=10) == "done"
+    assert await run.result(timeout=60) == "done"
     assert [one.kind for one in await world.journal("r")] == ["sleep", "woke"]
 
 
@@ -281,7 +281,7 @@ async def test_a_run_whose_deadline_passed_before_it_began_does_nothing(
     run = await app.start(workflow, id="r", deadline=datetime(2020, 1, 1, tzinfo=UTC))
     await world.open(workflow)
     with pytest.raises(RunFailed, match="DeadlineExceeded"):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     assert ledger.ran == []
 
 
@@ -295,7 +295,7 @@ async def test_a_run_may_give_something_at_its_deadline(memory: World) -> None:
 
     app = await memory.open()
     run = await app.start(declare(flow), id="r", deadline=1.5)
-    assert await run.result(timeout=20) == "half of it"
+    assert await run.result(timeout=60) == "half of it"
 
 
 @pytest.mark.parametrize("deadline", [datetime(2030, 1, 1), float("nan")])  # noqa: DTZ001

@@ -52,7 +52,7 @@ announces = declare(_announces, name="announces")
 async def test_a_run_emits_in_its_order(world: World) -> None:
     app = await world.open(announces)
     run = await app.start(announces, 5, id="a")
-    assert await run.result(timeout=10) == 5
+    assert await run.result(timeout=60) == 5
     found = await stored(world)
     assert [one.payload for one in found] == [b'{"number":%d}' % at for at in range(5)]
     assert [one.key for one in found] == ["k0", "k1", "k0", "k1", "k0"]
@@ -63,7 +63,7 @@ async def test_a_run_emits_in_its_order(world: World) -> None:
 
 async def test_a_replay_emits_nothing_again(world: World) -> None:
     app = await world.open(announces)
-    await (await app.start(announces, 4, id="a")).result(timeout=10)
+    await (await app.start(announces, 4, id="a")).result(timeout=60)
     journal = await world.journal("a")
     assert await replayed(app, announces, journal, 4) == 4
     assert len(await stored(world)) == 4
@@ -103,7 +103,7 @@ async def test_a_crash_at_the_commit_loses_and_doubles_nothing(world: World, aft
         task.cancel()  # it may wait for a commit that never comes
     await world.crash(app)
     other = await world.open(two_events)
-    await other.run("a").result(timeout=20)
+    await other.run("a").result(timeout=60)
     assert [one.payload for one in await stored(world, "orders")] == [b"1"]
     assert [one.payload for one in await stored(world, "bills")] == [b"2"]
 
@@ -147,12 +147,12 @@ shop, refused = declare(_shop, name="shop"), declare(_refused, name="refused")
 async def test_a_step_emits_with_its_result_only(world: World) -> None:
     app = await world.open(shop, refused)
     _tries.clear()
-    assert await (await app.start(shop, 2, id="a")).result(timeout=10) == "charged"
+    assert await (await app.start(shop, 2, id="a")).result(timeout=60) == "charged"
     found = await stored(world)
     assert [one.payload for one in found] == [b'"from a thread"', b"2", b'"last"']
     assert [one.id for one in found][1:] == ["a:0/charges#1:1", "a:0/charges#1:2"]
     with pytest.raises(RunFailed):
-        await (await app.start(refused)).result(timeout=10)
+        await (await app.start(refused)).result(timeout=60)
     assert len(await stored(world)) == 3
     assert await replayed(app, shop, await world.journal("a"), 2) == "charged"
     assert len(await stored(world)) == 3
@@ -204,9 +204,9 @@ async def _forgets() -> None:
 async def test_a_workflow_is_told_what_cannot_be_emitted(world: World) -> None:
     telling, forgets = declare(_emits_what_it_cannot), declare(_forgets)
     app = await world.open(telling, forgets)
-    assert await (await app.start(telling)).result(timeout=10) == "told"
+    assert await (await app.start(telling)).result(timeout=60) == "told"
     with pytest.raises(RunFailed, match="without awaiting"):
-        await (await app.start(forgets)).result(timeout=10)
+        await (await app.start(forgets)).result(timeout=60)
 
 
 # -- handling ----------------------------------------------------------------------------------
@@ -386,8 +386,8 @@ async def test_a_workflow_gets_a_run_for_each_event(world: World) -> None:
     await app.emit("orders", Order(3, AT))
     await app.emit("orders", Order(4, AT))
     await until(caught_up(app))
-    assert await app.run("g:orders:1", bill).result(timeout=10) == 6
-    assert await app.run("g:orders:2", bill).result(timeout=10) == 8
+    assert await app.run("g:orders:1", bill).result(timeout=60) == 6
+    assert await app.run("g:orders:2", bill).result(timeout=60) == 8
 
 
 @pytest.mark.parametrize(

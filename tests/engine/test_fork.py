@@ -51,11 +51,11 @@ async def told(run: Run[Any], stream: str) -> list[Any]:
 async def test_a_fork_from_a_step_has_its_state_and_streams(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(writes))
     run = await app.start("writes", id="original")
-    first = await run.result(timeout=20)
+    first = await run.result(timeout=60)
     before = await app.store.journal("original"), await run.record()
     second = await run.fork(at="0/draft#3", id="again")
     assert second.id == "again"
-    result = await second.result(timeout=20)
+    result = await second.result(timeout=60)
     assert result[:2] == first[:2]
     assert result[2] == "draft 3 (4)"
     assert [name.split(" for ")[0] for name in ledger.ran] == [
@@ -74,7 +74,7 @@ async def test_a_fork_from_a_step_has_its_state_and_streams(world: World, ledger
 async def test_state_and_streams_are_those_of_that_moment(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(writes))
     run = await app.start("writes")
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     await app.close()
     world.apps.clear()
     client = await world.open(declare(writes), worker=False)  # nobody goes on with it
@@ -89,8 +89,8 @@ async def test_state_and_streams_are_those_of_that_moment(world: World, ledger: 
 async def test_a_fork_from_the_first_step_begins_anew(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(writes))
     run = await app.start("writes")
-    await run.result(timeout=20)
-    await (await run.fork(at="0/draft#1")).result(timeout=20)
+    await run.result(timeout=60)
+    await (await run.fork(at="0/draft#1")).result(timeout=60)
     assert len(ledger.ran) == 6
 
 
@@ -111,17 +111,17 @@ async def test_signals_of_that_moment_come_along(world: World, ledger: Ledger) -
         await run.signal(name, name.upper(), id=name)
     await until(lambda: _has(app, run, "0/draft#2"))
     await run.signal("third", "THIRD")
-    assert await run.result(timeout=20) == ["FIRST", "SECOND", "THIRD"]
+    assert await run.result(timeout=60) == ["FIRST", "SECOND", "THIRD"]
     forked = await run.fork(at="0/draft#1")
     assert [one.name for one in await app.store.signals([(forked.id, 0)])] == ["first", "second"]
     await until(lambda: _has(app, forked, "0/draft#2"))
     await forked.signal("third", "another")
-    assert await forked.result(timeout=20) == ["FIRST", "SECOND", "another"]
+    assert await forked.result(timeout=60) == ["FIRST", "SECOND", "another"]
     late = await run.fork(at="0/signal:third#1/got")
     assert [one.name for one in await app.store.signals([(late.id, 0)])] == [
         "first", "second", "third",
     ]  # fmt: skip
-    assert await late.result(timeout=20) == ["FIRST", "SECOND", "THIRD"]
+    assert await late.result(timeout=60) == ["FIRST", "SECOND", "THIRD"]
 
 
 async def _has(app: aura.Aura, run: Run[Any], key: str) -> bool:
@@ -142,11 +142,11 @@ async def test_a_fork_that_waits_for_a_signal_leaves_memory_and_wakes(
     async def asleep() -> bool:
         return await forked.status() == "waiting"
 
-    await until(asleep, 20)
+    await until(asleep)
     assert (await forked.record()).epoch == 1
     for name in ("second", "third"):
         await forked.signal(name, 2)
-    assert await forked.result(timeout=20) == [1, 2, 2]
+    assert await forked.result(timeout=60) == [1, 2, 2]
 
 
 async def test_branches_beside_the_key_are_kept_as_far_as_they_were(
@@ -175,12 +175,12 @@ async def test_branches_beside_the_key_are_kept_as_far_as_they_were(
     app = await world.open(declare(both))
     run = await app.start("both")
     expected = [["left", "left"], ["right", "more"]]
-    assert await run.result(timeout=20) == expected
+    assert await run.result(timeout=60) == expected
     ledger.ran.clear()
-    assert await (await run.fork(at="0.1/slow#1")).result(timeout=20) == expected
+    assert await (await run.fork(at="0.1/slow#1")).result(timeout=60) == expected
     assert ledger.ran == ["slow left", "look left"]
     ledger.ran.clear()
-    assert await (await run.fork(at="0.2/look#1")).result(timeout=20) == expected
+    assert await (await run.fork(at="0.2/look#1")).result(timeout=60) == expected
     assert sorted(ledger.ran) == ["look left", "look more", "look right", "slow left"]
 
 
@@ -193,17 +193,17 @@ async def test_a_parked_run_goes_on_with_another_version(world: World, ledger: L
 
     app = await world.open(declare(before, "1.0.0", "flow"))
     run = await app.start("flow")
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     await world.crash(app)
     app = await world.open(declare(changed, "2.0.0", "flow"))
     original = app.run(run.id)
     wrong = await original.fork(version="2.0.0")
     with pytest.raises(RunParked, match=NonDeterminism.__name__):
-        await wrong.result(timeout=20)
+        await wrong.result(timeout=60)
     right = await original.fork(at="0/draft#1", version="2.0.0")
-    assert await right.result(timeout=20) == ["a", "draft 2 (4)", "b"]
+    assert await right.result(timeout=60) == ["a", "draft 2 (4)", "b"]
     again = await wrong.fork(at="0/draft#1")
-    assert (await again.result(timeout=20))[0] == "a"
+    assert (await again.result(timeout=60))[0] == "a"
     assert (await original.record()).state == "completed"
 
 
@@ -222,10 +222,10 @@ async def test_a_failed_run_goes_on_from_where_it_failed(world: World, ledger: L
     app = await world.open(declare(flow))
     run = await app.start("flow")
     with pytest.raises(RunFailed):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     broken = False
     forked = await run.fork(at="0/flaky#1")
-    assert (await forked.result(timeout=20))[1] == "connected"
+    assert (await forked.result(timeout=60))[1] == "connected"
     assert len(ledger.ran) == 1
     assert {entry.kind for entry in await app.store.journal(forked.id)} == {"step"}
 
@@ -251,7 +251,7 @@ async def test_steps_that_were_compensated_are_named(world: World, ledger: Ledge
     app = await world.open(declare(buys))
     run = await app.start("buys")
     with pytest.raises(RunFailed):
-        await run.result(timeout=20)
+        await run.result(timeout=60)
     made = await fork(app.store, Fork(run.id, "f1", "0/fails#1"), app.clock.now())
     assert made.undone == ("0/charge#1",)
     made = await fork(app.store, Fork(run.id, "f2", "0/charge#1"), app.clock.now())
@@ -261,7 +261,7 @@ async def test_steps_that_were_compensated_are_named(world: World, ledger: Ledge
 async def test_what_cannot_be_forked(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(writes))
     run = await app.start("writes", id="original")
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     with pytest.raises(InvalidInput, match=r"no key '0/draft#9'.*0/draft#"):
         await run.fork(at="0/draft#9")
     with pytest.raises(InvalidInput, match="aura runs show"):
@@ -280,9 +280,9 @@ async def test_what_cannot_be_forked(world: World, ledger: Ledger) -> None:
 async def test_a_fork_of_an_encrypted_run(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(writes), encryption_keys=(K1,))
     run = await app.start("writes")
-    first = await run.result(timeout=20)
+    first = await run.result(timeout=60)
     forked = await run.fork(at="0/draft#2")
-    assert (await forked.result(timeout=20))[0] == first[0]
+    assert (await forked.result(timeout=60))[0] == first[0]
     assert await forked.state() == {"done": 3}
 
 
@@ -295,8 +295,8 @@ async def test_a_run_in_flight_is_forked_and_goes_on(world: World, ledger: Ledge
     for one in (run, forked):
         for name in ("second", "third"):
             await one.signal(name, one.id)
-    assert await run.result(timeout=20) == [1, run.id, run.id]
-    assert await forked.result(timeout=20) == [1, forked.id, forked.id]
+    assert await run.result(timeout=60) == [1, run.id, run.id]
+    assert await forked.result(timeout=60) == [1, forked.id, forked.id]
     assert len([name for name in ledger.ran if name.startswith("draft 1")]) == 1
 
 
@@ -331,7 +331,7 @@ async def test_children_that_were_started_are_shared(world: World, ledger: Ledge
     forks = [await run.fork(id=name) for name in ("f1", "f2")]
 
     async def begun() -> bool:
-        return {(await one.record()).epoch for one in forks} == {1}
+        return all([(await one.record()).epoch for one in forks])
 
     await until(begun)
     await forks[0].cancel()
@@ -339,12 +339,12 @@ async def test_children_that_were_started_are_shared(world: World, ledger: Ledge
     async def stopped() -> bool:
         return await forks[0].status() == "cancelled"
 
-    await until(stopped, 20)
+    await until(stopped)
     minor_run = app.run("p/0/child#1")
     assert not (await minor_run.record()).cancel_requested
     await minor_run.signal("go", "ended")
-    assert (await run.result(timeout=20))[0] == "ended"
-    assert (await forks[1].result(timeout=40))[0] == "ended"
+    assert (await run.result(timeout=60))[0] == "ended"
+    assert (await forks[1].result(timeout=60))[0] == "ended"
     assert len([name for name in ledger.ran if name == "look child"]) == 1
 
 
@@ -378,12 +378,12 @@ async def test_a_fork_at_any_key_comes_to_an_end(memory: World, ledger: Ledger) 
     run = await app.start(major)
     await run.signal("go", 1)
     expected = [1, ["left", "left"], ["right", "right"], "True"]
-    assert await run.result(timeout=20) == expected
+    assert await run.result(timeout=60) == expected
     keys = list(dict.fromkeys(entry.key for entry in await app.store.journal(run.id)))
     assert len(keys) > 15
     forks = [await run.fork(at=key) for key in keys]
     for key, one in zip(keys, forks, strict=True):
         if key == "0/signal:go#1":
             await one.signal("go", 1)  # the wait began before the signal had come
-        assert await one.result(timeout=40) == expected, key
+        assert await one.result(timeout=60) == expected, key
         assert await told(one, "log") == ["end"], key

@@ -166,7 +166,7 @@ async def fleet(world: World) -> Aura:
         await app.start(name, id=name)
     done = await app.start("saga", id="done")
     await done.signal("verdict", "ok")
-    await done.result(timeout=20)
+    await done.result(timeout=60)
     await app.run("asks").signal("early", 1)
     for name in ("sleeps", "asks", "saga"):
         await until(partial(_state, app, name, "waiting"), 20)
@@ -209,11 +209,11 @@ async def test_a_whole_app_moves_with_runs_in_flight(
     assert await new.run("asks").state() == {"asked": True}
     await new.run("asks").signal("go", 2)
     await new.run("saga").signal("verdict", "fail")
-    assert await new.run("asks").result(timeout=20) == [1, "asked", 2]
-    assert await new.run("works").result(timeout=20) == ["work", "worked"]
+    assert await new.run("asks").result(timeout=60) == [1, "asked", 2]
+    assert await new.run("works").result(timeout=60) == ["work", "worked"]
     with pytest.raises(aura.RunFailed, match="sold out"):
-        await new.run("saga").result(timeout=20)
-    assert await new.run("sleeps").result(timeout=30) == "after"
+        await new.run("saga").result(timeout=60)
+    assert await new.run("sleeps").result(timeout=60) == "after"
     assert sorted(LEDGER.ran) == sorted(
         [
             *("charge before", "charge after", "charge asked", "charge order", "refund order"),
@@ -226,7 +226,7 @@ async def test_a_whole_app_moves_with_runs_in_flight(
     assert document.body == b'"split"'
     assert [item.payload for item in await new.store.feed("observations/s")] == [b"1", b"2"]
     with pytest.raises(RunMoved, match="another database"):
-        await old.run("asks").result(timeout=5)
+        await old.run("asks").result(timeout=60)
     with pytest.raises(RunEnded, match="signal it there"):
         await old.run("asks").signal("go", 3)
     await old.run("asks").cancel()
@@ -246,7 +246,7 @@ async def test_a_step_that_is_under_way_is_waited_for_or_forced(
     await into(target, bundle)
     Gate.open.set()
     new = await target.open(*CODE)
-    assert await new.run("works").result(timeout=20) == ["work", "worked"]
+    assert await new.run("works").result(timeout=60) == ["work", "worked"]
     assert LEDGER.count("gated work") == 2  # as after a crash
     assert LEDGER.count("charge worked") == 1  # the first worker got nowhere after it
 
@@ -285,7 +285,7 @@ async def test_what_was_not_taken_goes_on(source: World, bundle: Path) -> None:
     """A run that was let go for nobody is taken up again."""
     old = await fleet(source)
     Gate.open.set()
-    await old.run("works").result(timeout=20)
+    await old.run("works").result(timeout=60)
     assert (await out(source, bundle, Export(("done",)))).runs == 1
 
 
@@ -394,12 +394,12 @@ async def test_a_copy_is_parked_until_somebody_says_so(
     assert (await into(target, bundle)) == Imported(created=5, parked=4)
     new = await target.open(*CODE)
     with pytest.raises(RunParked, match="goes on where it was copied from"):
-        await new.run("asks").result(timeout=20)
+        await new.run("asks").result(timeout=60)
     await old.run("asks").signal("go", "here")
-    assert await old.run("asks").result(timeout=20) == [1, "asked", "here"]
+    assert await old.run("asks").result(timeout=60) == [1, "asked", "here"]
     await new.run("asks").requeue()
     await new.run("asks").signal("go", "there")
-    assert await new.run("asks").result(timeout=20) == [1, "asked", "there"]
+    assert await new.run("asks").result(timeout=60) == [1, "asked", "there"]
     assert LEDGER.count("charge asked") == 1
     assert await new.run("done").result() == "bought"
     Gate.open.set()
@@ -435,7 +435,7 @@ async def test_a_run_comes_back_from_where_it_was_moved(
     assert (await into(target, bundle)).present == 1  # an older state of what was here
     [old] = source.apps
     await old.run("saga").signal("verdict", "ok")
-    assert await old.run("saga").result(timeout=20) == "bought"
+    assert await old.run("saga").result(timeout=60) == "bought"
     assert LEDGER.count("charge order") == 2  # of "saga" and of "done"
 
 
@@ -448,7 +448,7 @@ async def test_a_move_that_nobody_imported_is_taken_back(
     await out(source, bundle, Export(("saga",), move="m"))
     assert (await into(source, bundle, take_back=True)).returned == 1
     await old.run("saga").signal("verdict", "ok")
-    assert await old.run("saga").result(timeout=20) == "bought"
+    assert await old.run("saga").result(timeout=60) == "bought"
 
 
 async def test_the_id_of_another_run_is_refused_before_anything_is_written(
@@ -590,7 +590,7 @@ async def test_a_bundle_of_an_encrypted_database_is_encrypted(
     await into(target, bundle, encryption_keys=(K2, K1))
     new = await target.open(declare(speaks), encryption_keys=(K2, K1))
     await new.run("speaks").signal("go", "!")
-    assert await new.run("speaks").result(timeout=20) == MARKER + "!"
+    assert await new.run("speaks").result(timeout=60) == MARKER + "!"
     assert LEDGER.count(f"charge {MARKER}") == 1
     for name in ("s", "old"):
         document = await new.store.document("split", name)

@@ -88,7 +88,7 @@ async def begun(world: World, code: Code, entries: int) -> Run[Any]:
 async def ended(world: World, code: Code, run_id: str, signal: str = "go") -> Any:
     app = await world.open(declare(code, name=NAME))
     await app.run(run_id).signal(signal, id="once")
-    return await app.run(run_id).result(timeout=20)
+    return await app.run(run_id).result(timeout=60)
 
 
 def keys(journal: list[Entry]) -> list[str]:
@@ -115,7 +115,7 @@ async def test_a_new_run_goes_the_new_way(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(new, name=NAME))
     run = await app.start(NAME)
     await run.signal("go")
-    assert await run.result(timeout=20) == ["one", "check", "two"]
+    assert await run.result(timeout=60) == ["one", "check", "two"]
     marks = [one for one in await app.store.journal(run.id) if one.kind == "patch"]
     assert [(mark.key, mark.seq) for mark in marks] == [("0/~patch:check-first#1", 2)]
 
@@ -223,12 +223,12 @@ async def test_the_first_answer_is_the_answer(memory: World, ledger: Ledger) -> 
 
     app = await memory.open(declare(before, name=NAME), declare(after, "2.0.0", NAME))
     run = await app.start(NAME, version="1.0.0")
-    await run.result(timeout=10)
+    await run.result(timeout=60)
     journal = await app.store.journal(run.id)
     new_code = app.registry.get(NAME, "2.0.0")
     assert await replayed(app, new_code, journal) == [False] * 6
     fresh = await app.start(NAME, version="2.0.0")
-    assert await fresh.result(timeout=10) == [True] * 6
+    assert await fresh.result(timeout=60) == [True] * 6
     assert [one.kind for one in await app.store.journal(fresh.id)].count("patch") == 1
 
 
@@ -247,7 +247,7 @@ async def test_two_patches_are_two_answers(memory: World, ledger: Ledger) -> Non
 
     app = await memory.open(declare(first, name=NAME), declare(second, "2.0.0", NAME))
     run = await app.start(NAME, version="1.0.0")
-    assert await run.result(timeout=10) is True
+    assert await run.result(timeout=60) is True
     journal = await app.store.journal(run.id)
     assert await replayed(app, app.registry.get(NAME, "2.0.0"), journal) == [True, True]
 
@@ -273,7 +273,7 @@ async def test_a_forgotten_patch_does_not_decide_others(memory: World, ledger: L
 
     app = await memory.open(declare(first, name=NAME), declare(second, "2.0.0", NAME))
     run = await app.start(NAME, version="1.0.0")
-    await run.result(timeout=10)
+    await run.result(timeout=60)
     journal = await app.store.journal(run.id)
     assert await replayed(app, app.registry.get(NAME, "2.0.0"), journal) is True
 
@@ -292,7 +292,7 @@ async def test_a_step_cannot_ask(memory: World, ledger: Ledger) -> None:
 
     app = await memory.open(declare(flow))
     with pytest.raises(aura.RunFailed, match=ConfigError.__name__):
-        await (await app.start("flow")).result(timeout=10)
+        await (await app.start("flow")).result(timeout=60)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a#1", 7])
@@ -307,9 +307,9 @@ async def test_a_run_stays_on_its_version(world: World, ledger: Ledger) -> None:
     app = await world.open(declare(new, "2.0.0", NAME))
     late = await app.start(NAME)
     await late.signal("go")
-    assert await late.result(timeout=20) == ["one", "check", "two"]
+    assert await late.result(timeout=60) == ["one", "check", "two"]
     record = await app.run(run.id).record()
     assert (record.version, record.state) == ("1.0.0", "running")  # nobody here has its code
     both = await world.open(declare(new, "2.0.0", NAME), declare(old, name=NAME))
     await both.run(run.id).signal("go")
-    assert await both.run(run.id).result(timeout=20) == ["one", "two"]
+    assert await both.run(run.id).result(timeout=60) == ["one", "two"]

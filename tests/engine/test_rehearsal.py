@@ -64,7 +64,7 @@ async def recorded(world: World, code: Code, *args: Any) -> Claimed:
     flow = declare(code, name="flow")
     app = await world.open(flow)
     run = await app.start(flow, *args)
-    await run.result(timeout=20)
+    await run.result(timeout=60)
     LEDGER.ran.clear()
     return Claimed(await run.record(), await app.store.journal(run.id))
 
@@ -274,7 +274,7 @@ async def test_failed_and_cancelled_runs_replay(memory: World, ledger: Ledger) -
     app = await memory.open(failing, tidying)
     failed = await app.start(failing)
     with pytest.raises(aura.RunFailed):
-        await failed.result(timeout=10)
+        await failed.result(timeout=60)
     cancelled = await app.start(tidying, 2)
     await until(lambda: _has(app, cancelled.id, 1))
     await cancelled.cancel()
@@ -304,7 +304,7 @@ async def test_random_task_trees_replay_without_a_finding(memory: World) -> None
     app = await memory.open(flow)
     runs = [await app.start(flow, seed) for seed in range(40)]
     for run in runs:
-        await run.result(timeout=30)
+        await run.result(timeout=60)
     histories = [Claimed(await one.record(), await app.store.journal(one.id)) for one in runs]
     report = await _all(app, histories)
     assert [one.divergences for one in report.diverged] == []
@@ -344,7 +344,7 @@ async def test_the_report_counts_pairs_of_versions(memory: World, ledger: Ledger
     app = await memory.open(*flows)
     runs = [await app.start(flow, cents) for flow in flows for cents in (0, 5)]
     for run in runs:
-        await run.result(timeout=10)
+        await run.result(timeout=60)
     histories = [Claimed(await one.record(), await app.store.journal(one.id)) for one in runs]
     own = await _all(app, histories)
     assert own.pairs == (Pair("flow", "1.0.0", "1.0.0", 2, 0), Pair("flow", "2.0.0", "2.0.0", 2, 0))
@@ -451,7 +451,7 @@ async def test_all_that_a_workflow_can_do_replays_from_every_entry(
     app = await memory.open(minor, major)
     run = await app.start(major)
     assert await run.update("add", 1, timeout=30) == 2
-    assert await run.result(timeout=30) == ["a", "b", "paid 1", "x", "y", "z"]
+    assert await run.result(timeout=60) == ["a", "b", "paid 1", "x", "y", "z"]
     journal = await app.store.journal(run.id)
     record = await run.record()
     ledger.ran.clear()
