@@ -120,11 +120,12 @@ class Loop(_Base):  # type: ignore[misc]
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Begin a task from outside."""
+        around = asyncio._get_running_loop()  # that of another process, which is going on
         asyncio._set_running_loop(self)
         try:
             task: asyncio.Task[Any] = self.create_task(coro)
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(around)
         return task
 
     def round(self) -> None:
