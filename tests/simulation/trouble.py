@@ -11,7 +11,7 @@ from tests.simulation.disk import Fault
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World
 
-END = 3.0  # seconds for which there is trouble
+END = 2.5  # seconds for which there is trouble
 
 _STORE_FAULTS: tuple[Fault, ...] = ("busy", "full", "conflict", "cut", "ack-lost")
 

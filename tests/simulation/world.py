@@ -129,7 +129,7 @@ class World:
     def _begin(self) -> None:
         draw = self.random
         self.errands = errands(draw)
-        for at in range(draw.choice((1, 2, 2, 3))):
+        for at in range(draw.choice((1, 2, 2, 2, 3))):
             self.processes.append(Process(self, f"worker{at + 1}"))
         self.caller = Process(self, "caller", worker=False)
         self.processes.append(self.caller)
