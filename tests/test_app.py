@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,36 @@ def test_the_database_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch
 def test_settings_that_cannot_work(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name} is {value}.*must be above 0"):
         Config(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"database": ""}, "database is ''"),
+        ({"database": Path("aura.db")}, "as text"),
+        ({"lease": "ten"}, "lease is 'ten'"),
+        ({"retention": "7d"}, "retention is '7d'"),
+        ({"retention": float("inf")}, "None for ever"),
+        ({"mtbf": "often"}, "mtbf is 'often'"),
+    ],
+)
+def test_settings_of_the_wrong_kind(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Config(**settings)
+
+
+def test_an_empty_address_of_the_database_is_not_a_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AURA_DATABASE_URL", "")
+    with pytest.raises(ConfigError, match="AURA_DATABASE_URL"):
+        Aura("test")
+
+
+@pytest.mark.parametrize("name", ["", " ", 5])
+def test_an_app_has_a_name(name: Any) -> None:
+    with pytest.raises(ConfigError, match="an app has the name"):
+        Aura(name)
 
 
 def test_settings_are_frozen() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import secrets
 import uuid
@@ -42,6 +41,7 @@ from aura.engine.queues import (
 )
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
+from aura.engine.settings import check_app, check_database, check_number
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownWorkflow
@@ -99,18 +99,19 @@ class Config:
     resources: Mapping[str, float] = field(default_factory=lambda: _resources())
 
     def __post_init__(self) -> None:
+        check_database(self.database)
         for name in (
             *("lease", "poll", "capacity", "threads", "max_payload"),
             *("max_history", "max_history_bytes", "max_recoveries"),
         ):
-            if not 0 < getattr(self, name) < math.inf:  # which nan is not either
-                raise ConfigError(f"{name} is {getattr(self, name)}", hint="It must be above 0")
+            check_number(name, getattr(self, name), "It must be above 0")
         for name, age in (("retention", self.retention_seconds), ("unread_retention", self.unread)):
-            if age is not None and not age >= LEAST_RETENTION:
-                raise ConfigError(f"{name} is {age:g} s", hint="Give 60 or more, or None for ever")
+            if age is not None:
+                hint = "Give 60 seconds or more, or None for ever"
+                check_number(name, age, hint, LEAST_RETENTION)
         check_durability(self.durability)
-        if self.mtbf is not None and not 0 < self.mtbf < math.inf:
-            raise ConfigError(f"mtbf is {self.mtbf}", hint="Give seconds above 0, or None")
+        if self.mtbf is not None:
+            check_number("mtbf", self.mtbf, "Give seconds above 0, or None")
         Keyring(self.encryption_keys)  # refuses what is none
         offer(self.tags, self.resources)
 
@@ -172,7 +173,7 @@ class Aura(Events):
         resolver: Resolver | None = None,
     ) -> None:
         super().__init__()
-        self.name = name
+        self.name = check_app(name)
         self.config = config or Config()
         self.clock = clock or SystemClock()
         self.registry = Registry()

@@ -111,6 +111,8 @@ def test_what_cannot_be_replayed_is_said(aura: Aura, recorded: Path) -> None:
         (("nobody",), "no run nobody"),
         (("--state", "odd"), "no state 'odd'"),
         (("--bundle", "nowhere"), "nowhere cannot be read"),
+        (("--bundle", "nowhere", "--state", "failed"), "takes all runs of its file"),
+        (("--workflow", "reserch"), "reserch is not in the code of research:app. It has: "),
         (("--database", "nowhere.db"), "no database at nowhere.db"),
     ):
         wrong = aura("replay", "research:app", *options)

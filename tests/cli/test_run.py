@@ -52,6 +52,12 @@ def test_json_has_the_run_and_its_result(aura: Aura) -> None:
     assert ended.json["result"] == "A"
 
 
+def test_an_empty_id_is_no_id(aura: Aura) -> None:
+    ended = aura("run", "research:app", "research", '"a"', "--id", "")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (1, "", 1)
+    assert "cannot have the id ''" in ended.err
+
+
 def test_the_same_id_is_the_same_run(aura: Aura) -> None:
     for _ in range(2):
         assert aura("run", "research:app", "research", '"a"', "--id", "one").json == "A"

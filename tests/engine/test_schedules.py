@@ -19,6 +19,7 @@ from aura.errors import (
     ResultTimeout,
     ScheduleError,
     UnknownQueue,
+    UnknownWorkflow,
 )
 from aura.store.base import RunFilter, RunRecord
 from tests.engine.jumps import ClockAhead, Jumps
@@ -333,6 +334,8 @@ async def test_backfill(world: World, jumps: Jumps) -> None:
     assert len(await runs(app, REPORT)) == 4  # the last one had run before
     with pytest.raises(ScheduleError, match="ends in the past"):
         await app.schedules.backfill("hourly", start, hour(jumps, 5))
+    with pytest.raises(ScheduleError, match=r"begins before it ends.* to 2"):  # without an order
+        await app.schedules.backfill("hourly", end, start)
     minute = timedelta(minutes=1)
     with pytest.raises(ScheduleError, match="no tick"):
         await app.schedules.backfill("hourly", start + minute, start + 2 * minute)
@@ -480,6 +483,10 @@ async def test_declarations_that_make_no_sense(memory: World) -> None:
         app.schedule("t", REPORT, "a")
     with pytest.raises(RegistrationError, match="of its own"):
         app.schedule("t", REPORT, "a", every=60, queue=app.place(dedup="x"))
+    other = memory.app(REPORT)
+    other.schedule("typo", "reprot", every=60)
+    with pytest.raises(UnknownWorkflow, match="schedule typo: workflow reprot is not registered"):
+        await other.open()
     app.schedule("lost", REPORT, "a", every=60, queue="nowhere")
     with pytest.raises(UnknownQueue, match="nowhere"):
         await app.open()

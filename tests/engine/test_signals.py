@@ -455,6 +455,8 @@ async def test_bad_signals_are_refused(memory: World) -> None:
         await run.signal("a/b")
     with pytest.raises(RegistrationError):
         await run.signal("")
+    with pytest.raises(RegistrationError, match="has the name 5"):
+        aura.receive(5)  # type: ignore[call-overload]  # what is tested
     with pytest.raises(InvalidInput, match="urgent"):
         await run.signal("go", priority="urgent")  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InvalidInput):

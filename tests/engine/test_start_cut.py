@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -58,10 +59,10 @@ async def test_a_result_that_is_asked_for_as_the_run_ends_comes_at_once(
 
 
 async def test_a_sleep_without_an_end_is_refused(memory: World) -> None:
-    async def doze(seconds: float) -> None:
+    async def doze(seconds: Any) -> None:
         await aura.sleep(seconds)
 
     app = await memory.open(workflow := declare(doze))
-    for endless in (float("nan"), float("inf")):
+    for endless in (float("nan"), float("inf"), "long"):
         with pytest.raises(RunFailed, match="has no end"):
             await (await app.start(workflow, endless)).result()

@@ -152,6 +152,15 @@ async def test_no_time_at_all(memory: World, limit: Any) -> None:
     assert "not done within" in await (await app.start(declare(flow))).result(timeout=10)
 
 
+async def test_a_deadline_that_is_no_time_is_refused(memory: World) -> None:
+    async def flow() -> None: ...
+
+    app = await memory.open(workflow := declare(flow))
+    deadline: Any = "tomorrow"
+    with pytest.raises(InvalidInput, match="'tomorrow' is no time"):
+        await app.start(workflow, deadline=deadline)
+
+
 @pytest.mark.parametrize("limit", [float("inf"), float("nan")])
 def test_what_is_no_time_is_refused(limit: float) -> None:
     with pytest.raises(InvalidInput, match="has no end"):

@@ -24,7 +24,9 @@ __all__ = ["runs"]  # with these commands added
 
 T = TypeVar("T")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="What the workflow calls it.", show_default=False)
+]
 Given = Annotated[
     str | None,
     typer.Argument(metavar="[JSON]", help="The payload. Default: null.", show_default=False),

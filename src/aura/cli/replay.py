@@ -76,6 +76,7 @@ def replay(given: ReplayOptions) -> None:
             f"there is no state {given.state!r}", hint=f"States: {', '.join(STATES)}"
         )
     app = load_app(given.target, given.database)
+    _check(given, app)
     where = RunFilter(_state(given.state), given.workflow, _PAGE)
     most = None if given.every else given.runs
 
@@ -94,6 +95,21 @@ def replay(given: ReplayOptions) -> None:
         _tell(report)
     if not report.compatible or (report.skipped and not report.runs):
         raise typer.Exit(1)
+
+
+def _check(given: ReplayOptions, app: Aura) -> None:
+    """A slip must not look like a replay without divergences. Raises InvalidInput."""
+    if given.bundle is not None and (given.run_ids or given.workflow or given.state):
+        raise InvalidInput(
+            "--bundle takes all runs of its file, and chooses none by id, workflow or state",
+            hint="Leave those out, or replay from the database",
+        )
+    names = sorted({workflow.name for workflow in app.registry})
+    if given.workflow is not None and given.workflow not in names:
+        raise InvalidInput(
+            f"workflow {given.workflow} is not in the code of {given.target}",
+            hint=f"It has: {', '.join(names)}",
+        )
 
 
 def _state(state: str | None) -> RunState | None:

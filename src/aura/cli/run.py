@@ -82,7 +82,8 @@ def run(given: RunOptions) -> None:
     declared = app.registry.get(workflow, given.version or app.registry.resolve(workflow, ""))
     values = arguments(declared, positional, given.given)
     by_position, named = split_arguments(app, workflow, declared.version, values)
-    chosen = given.run_id or new_run_id(app.clock.now())
+    # An empty id is refused by the start: it is a script's variable that was never set.
+    chosen = new_run_id(app.clock.now()) if given.run_id is None else given.run_id
 
     async def start() -> Run[Any]:
         return await app.start(workflow, *by_position, id=chosen, version=given.version, **named)

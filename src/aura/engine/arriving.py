@@ -65,7 +65,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="Name a file that aura runs export has written",
+        ) from error
     with file:
         yield file
 
@@ -80,10 +83,20 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
     try:
         with gzip.GzipFile(fileobj=file, mode="rb") as lines:
             yield from lines
+    except gzip.BadGzipFile as error:
+        raise BundleDamaged(
+            f"the bundle is damaged: {_called(file)} is not compressed as bundles are",
+            hint="Name a file that aura runs export has written",
+        ) from error
     except (EOFError, OSError, zlib.error) as error:
         raise BundleDamaged(
-            f"the bundle is damaged: {error}", hint="Copy it again from where it was written"
+            f"the bundle is damaged: {_called(file)}: {error}",
+            hint="Copy it again from where it was written",
         ) from error
+
+
+def _called(file: IO[bytes]) -> str:
+    return str(getattr(file, "name", "the file"))
 
 
 async def import_bundle(store: Store, path: Path, *, take_back: bool = False) -> Imported:

@@ -26,11 +26,12 @@ _STATE = Slot(Any, "a state")
 def sleep(duration: float | timedelta) -> Coroutine[Any, Any, None]:
     """Wait for seconds or a timedelta. In a run the end is fixed when the sleep begins and is kept
     over crashes; a run that sleeps long leaves memory. Raises InvalidInput for what is no time."""
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not math.isfinite(seconds):
+    given: object = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not isinstance(given, int | float) or not math.isfinite(given):
         raise InvalidInput(
             f"aura.sleep({duration!r}) has no end", hint="Give seconds, or a timedelta"
         )
+    seconds = float(given)
     lane = scope.get()
     if type(lane) is not Lane:
         return _clock.sleep(seconds)

@@ -167,6 +167,11 @@ class Results:
                 )
             return deadline.timestamp()
         wait = deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
+        if not isinstance(wait, int | float):
+            raise InvalidInput(
+                f"the deadline {wait!r:.80} is no time",
+                hint="Give seconds from now, a timedelta, or a datetime with tzinfo",
+            )
         if not math.isfinite(wait):
             raise InvalidInput(f"a deadline in {wait} s is none", hint="Leave it out")
         return self._clock.now() + wait
@@ -301,6 +306,7 @@ class Run(Generic[R]):
         idempotency keys of its own. Raises RunNotFound, InvalidInput, RunConflict.
         """
         self._results.require_open()
+        await settle_dependencies()
         what = Fork(self.id, fork_id(self.id) if id is None else id, at, version)
         made = await fork(self._store, what, self._results.now())
         return Run(

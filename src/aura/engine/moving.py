@@ -280,7 +280,10 @@ def _created(part: Path) -> Iterator[IO[bytes]]:
     try:
         handle = os.open(part, flags, 0o600)
     except OSError as error:
-        raise BundleError(f"{part} cannot be written: {error.strerror}") from error
+        raise BundleError(
+            f"{part} cannot be written: {error.strerror}",
+            hint="Name a file in a folder that is there and that you may write to",
+        ) from error
     with os.fdopen(handle, "wb") as raw:
         with gzip.GzipFile("", "wb", 5, raw, mtime=0) as file:
             yield file  # type: ignore[misc]  # it is one but for typeshed

@@ -69,7 +69,10 @@ async def promote(
     """
     here, there = (await source.info()).location, (await target.info()).location
     if here == there:
-        raise BundleError("an app cannot be promoted to the database that it is in")
+        raise BundleError(
+            f"an app cannot be promoted to the database that it is in ({here})",
+            hint="Name another one that is empty",
+        )
     await require_empty(target, Header("move", MOVE, "", 0.0, app=True))
     await _require_no_consumers(source, clock)
     await _leave(source, there)

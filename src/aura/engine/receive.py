@@ -301,7 +301,7 @@ def _alarm(
 
 
 def _checked(name: str | tuple[str, ...]) -> tuple[str, ...]:
-    names = (name,) if isinstance(name, str) else tuple(name)
+    names = tuple(name) if isinstance(name, list | tuple) else (name,)
     if not names:
         raise RegistrationError("a receiver names no signal", hint="Give at least one name")
     for one in names:

@@ -27,6 +27,7 @@ from aura.errors import (
     RegistrationError,
     RunEnded,
     ScheduleError,
+    UnknownWorkflow,
     UpdateRejected,
 )
 from aura.store.base import SETTLED, PutDocument, RunRecord, SendSignal, Store, Writer
@@ -167,11 +168,17 @@ class Schedules:
     ) -> Status:
         """Start the ticks from `start` to `end`, both included, that have no run; one after the
         other, unless the schedule allows several at once. Times without a zone are in the
-        schedule's."""
+        schedule's. Raises ScheduleError when `end` is before `start`, or in the future."""
         zone = ZoneInfo((await self.show(name)).schedule.timezone)
         start, end = (
             one if one.utcoffset() is not None else one.replace(tzinfo=zone) for one in (start, end)
         )
+        if start > end:  # the schedule would refuse it too, but only when a worker is there
+            raise ScheduleError(
+                "a backfill begins before it ends, and ends in the past: not from "
+                f"{start.isoformat()} to {end.isoformat()}",
+                hint="Give the earlier time first",
+            )
         order = _new("backfill", by, reason)
         order = replace(order, start=start.timestamp(), end=end.timestamp())
         return await self._order(name, order)
@@ -250,11 +257,19 @@ class Schedules:
         packed = pack(data, self._limits, f"the order to update schedule {schedule.name}")
         await self._writer.submit(SendSignal(known.run, UPDATE + ORDER, packed, key))
 
+    def _version(self, workflow: str, schedule: str) -> str:
+        try:
+            return self._resolver.resolve(workflow, schedule)
+        except UnknownWorkflow as error:
+            raise UnknownWorkflow(
+                f"schedule {schedule}: {error.message}", hint=error.hint
+            ) from None
+
     def _complete(self, declared: Declared) -> Schedule:
         """With version and input. Raises InvalidInput, UnknownWorkflow."""
         workflow = declared.workflow
         if isinstance(workflow, str):
-            version = self._resolver.resolve(workflow, declared.schedule.name)
+            version = self._version(workflow, declared.schedule.name)
             workflow = self._registry.get(workflow, version)
         else:
             self._registry.add(workflow)
