@@ -10,7 +10,8 @@ demo: $(VENV)/.installed
 	$(BIN)/aura demo
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/simulation
+	$(BIN)/python -m pytest tests --ignore tests/simulation -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

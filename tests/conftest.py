@@ -22,7 +22,7 @@ settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "aura"))
 
 
-_LONGEST = ("simulation", "crash", "chaos", "e2e")
+_LONGEST = ("crash", "chaos", "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
