@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_filters_and_pages(aura: Aura, some_runs: None) -> None:
     assert ids("--workflow", "research", "--state", "completed") == ["first"]
     assert ids("--limit", "2") == ["third", "second"]
     more = aura("runs", "list", "--limit", "2")
-    cursor = more.err.split("--cursor ")[1].split()[0]
+    cursor = more.err.split("the same command with --cursor ")[1].split()[0]
     assert ids("--cursor", cursor) == ["first"]
 
 
@@ -176,3 +177,24 @@ def test_an_unknown_run_is_an_error(aura: Aura, some_runs: None, command: str, r
     assert (ended.code, ended.out) == (1, "")
     assert "there is no run" in ended.err
     assert "aura runs list" in ended.err
+
+
+WAITS = """
+import aura
+
+app = aura.Aura("waits")
+
+
+@app.workflow(version="1.0.0")
+async def waits() -> str:
+    try:
+        return await aura.receive("go", type=str, timeout=0.01)
+    except aura.SignalTimeout:
+        return "nobody"
+"""
+
+
+def test_a_wait_is_shown_with_its_end(aura: Aura, project: Path) -> None:
+    (project / "waits.py").write_text(WAITS)
+    assert aura("run", "waits:app", "waits", "--id", "w").json == "nobody"
+    assert re.search(r"signal:go#1 \(wait\) .* until 20\d\d-", aura("runs", "show", "w").out)

@@ -80,7 +80,7 @@ def list_(
     columns = ("=RUN", "WORKFLOW", "VERSION", "=STATE", "CREATED (UTC)", ">TOOK", "ERROR")
     show(table(columns, map(_row, found.runs)))
     if found.next:
-        note(f"There are more; the next ones: aura runs list --cursor {found.next}")
+        note(f"There are more; give the same command with --cursor {found.next}")
 
 
 @runs.command("show")
@@ -223,7 +223,7 @@ def _leaf(tree: Tree, call: CallView, *, full: bool) -> None:
         styled(call.state),
         f"  {duration(call.seconds)}{tries}",
     )
-    if call.kind == "sleep" and call.output is not None and call.output.whole:
+    if call.kind in ("sleep", "wait") and call.output is not None and call.output.whole:
         line.append(f"  until {moment(time_of(call.output.value))} UTC", "dim")
     elif call.output is not None and not full:
         line.append(f"  → {payload(call.output, 90)}", "dim")
