@@ -13,6 +13,7 @@ from aura.codec import Limits
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.eventbus import EventBus
 from aura.engine.events import publish
+from aura.engine.lanes import settle_dependencies
 from aura.engine.retry import Retry
 from aura.engine.subscriptions import (
     RETRIES,
@@ -94,6 +95,7 @@ class Events:
         """
         self._require_open()
         event = (topic, payload, key, id)
+        await settle_dependencies()
         await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
 
     async def _open_bus(

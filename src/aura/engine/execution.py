@@ -102,7 +102,7 @@ class Execution:
         self.effects_in_flight = 0
         self._release_at: float | None = None
         self.ended = False
-        self.cut_off: StoreUnavailable | None = None
+        self.cut_off: Exception | None = None  # after which what was written is not known
         self.settled = False
 
     # Driven by the worker.
@@ -169,6 +169,11 @@ class Execution:
         return self._stop is not None
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop: the store lets such a run not go to sleep."""
+        return self._cancel_due or self._cancelled
+
+    @property
     def behind(self) -> bool:
         """Whether the journal has something that the code has not asked for yet."""
         return self._replay.behind or self.streams.behind
@@ -191,7 +196,7 @@ class Execution:
 
     def lose(self, reason: BaseException) -> None:
         """Stop at once and write nothing more: the run is another worker's."""
-        if isinstance(reason, StoreUnavailable):
+        if isinstance(reason, Exception):
             self.cut_off = reason
         if not isinstance(self._stop, LeaseLost):
             self._stop = (
@@ -376,7 +381,7 @@ class Execution:
         seq = self.recorder.record(call, kind, output=output, **more)
         in_turn = bool(self._tasks or self.alarms)
         if in_turn:
-            self._turns.expect(seq)
+            self._turns.expect(seq, promised=written is not None)
         if written is not None:
             try:
                 await written()

@@ -58,7 +58,7 @@ class Idleness:
     def _look(self, activity: int) -> None:
         self._watching = False
         execution = self._execution
-        if not self._waits or execution.ended or execution.stopped:
+        if not self._waits or execution.ended or execution.stopped or execution.stopping:
             return
         soon, wake_at = self._soon(), min(self._waits.values())
         wake_at = min((wake_at, *(one.at for one in execution.alarms if not one.due)))

@@ -112,13 +112,17 @@ class Turns:
         self._waiting: list[tuple[float, int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
         self._dropped: set[float] = set()
+        self._promised: set[float] = set()
         self._resting = 0
         self.given = 0  # how many answers
         self._stall: asyncio.TimerHandle | None = None
 
-    def expect(self, seq: int) -> None:
-        """An answer was made, and will be given after those before it."""
+    def expect(self, seq: int, *, promised: bool = False) -> None:
+        """An answer was made, and will be given after those before it. A `promised` one is waited
+        for, however long it takes until it is asked for or dropped."""
         self._next.append(seq)
+        if promised:
+            self._promised.add(seq)
 
     def stir(self, rest: int) -> None:
         """Something went on in the run: no answer for so many rounds of the event loop."""
@@ -129,6 +133,7 @@ class Turns:
     def drop(self, seq: float) -> None:
         """Nobody will ask for that answer any more."""
         self._dropped.add(seq)
+        self._promised.discard(seq)
         self._advance()
 
     async def take(self, seq: float, rest: int) -> None:
@@ -160,7 +165,7 @@ class Turns:
 
     def _give(self, seq: float, rest: int) -> None:
         while self._next and self._next[0] <= seq:
-            self._next.popleft()
+            self._promised.discard(self._next.popleft())
         self.given += 1
         self.replaying = bool(self._next) and self._next[0] < self._end
         self.stir(rest)
@@ -198,6 +203,8 @@ class Turns:
         self._stall = None
         if self.given == given and self._waiting and not self._resting:
             while self._next and self._next[0] < self._waiting[0][0]:
+                if self._next[0] in self._promised:
+                    break
                 self._next.popleft()
             self._advance()
         if self._waiting:

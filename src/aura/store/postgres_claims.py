@@ -96,15 +96,17 @@ class Claims:
         return claimed
 
     async def _settle_doubts(self, connection: Connection, worker: str) -> list[Claimed]:
-        """Which runs of claims whose commit was cut off belong to the worker after all."""
+        """Which runs of claims whose commit was cut off belong to the worker after all. While that
+        commit may still take place, they stay in doubt."""
         doubtful = [one for one in self._unsure if one.run.owner == worker]
         if not doubtful:
             return []
-        ids, epochs = zip(*((one.run.id, one.run.epoch) for one in doubtful), strict=True)
-        rows = await connection.fetch(_SQL["still_mine"], worker, ids, epochs)
-        mine = {row[0] for row in rows}
-        self._unsure = [one for one in self._unsure if one not in doubtful]
-        return [one for one in doubtful if one.run.id in mine]
+        rows = await connection.fetch(_SQL["owners"], [one.run.id for one in doubtful])
+        over = {row[0]: (row[1], row[2]) for row in rows}
+        known = [one for one in doubtful if one.run.id in over]
+        settled = set(map(id, known))
+        self._unsure = [one for one in self._unsure if id(one) not in settled]
+        return [one for one in known if over[one.run.id] == (one.run.epoch, worker)]
 
 
 async def _outlook(connection: Connection, claim: Claim) -> Any:

@@ -27,6 +27,8 @@ _COMMAND_TIMEOUT = 60.0
 _CHECK_EVERY = 30.0  # a listening connection says nothing when its network is gone
 _BACKOFF = (0.1, 10.0)  # first and longest pause between attempts to listen again
 
+_OF_THE_DRIVER = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
 _PASSWORD_IN_QUERY = re.compile(r"([?&]password=)[^&]*")
 
 
@@ -187,8 +189,10 @@ class Link:
         try:
             refuse_old_server(connection.get_server_version().major)
             await connection.execute(_SQL[self._session])
-        except BaseException:
+        except BaseException as error:
             connection.terminate()
+            if isinstance(error, _OF_THE_DRIVER):
+                raise self.unavailable(error) from error
             raise
         return connection
 
@@ -205,11 +209,12 @@ class Link:
     def judge(self, connection: Connection, error: BaseException) -> None:
         """Raise StoreUnavailable where the database's condition is the reason for the error.
 
-        A connection whose statement did not end properly is not used again.
+        A connection whose statement or transaction did not end properly is not used again.
         """
         lost = connection.is_closed()
         refused = isinstance(error, asyncpg.PostgresError)
-        if not refused or isinstance(error, asyncpg.InvalidCachedStatementError):
+        stale = isinstance(error, asyncpg.InvalidCachedStatementError)
+        if not refused or stale or connection.is_in_transaction():
             connection.terminate()
         known = explain(error, self.url, lost=lost)
         if known is not None:
@@ -326,7 +331,9 @@ class Ear:
         try:
             await connection.add_listener("aura", self._received)
         except BaseException as error:
-            self._link.judge(connection, error)
+            connection.terminate()
+            if isinstance(error, _OF_THE_DRIVER):
+                raise self._link.unavailable(error) from error
             raise
         return connection
 

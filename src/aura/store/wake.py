@@ -53,13 +53,15 @@ class WakeSocket:
             self._path.unlink(missing_ok=True)
 
     def tell(self, topics: Iterable[str]) -> None:
-        """Send the topics to every other process at this file; never blocks."""
+        """Send the topics to every other process at this file; never blocks, never fails: what
+        they are about is durable already, and whoever does not hear of it looks later."""
         if self._socket is None:
             return
         messages = list(_pack(topics))
-        for path in self._folder.iterdir():
-            if path.name != self._path.name:
-                self._send(path, messages)
+        with contextlib.suppress(OSError):  # somebody has removed the folder
+            for path in self._folder.iterdir():
+                if path.name != self._path.name:
+                    self._send(path, messages)
 
     def _send(self, path: Path, messages: list[bytes]) -> None:
         assert self._socket is not None  # noqa: S101  (only called while open)
@@ -67,9 +69,10 @@ class WakeSocket:
             for message in messages:
                 self._socket.sendto(message, str(path))
         except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)  # its process is gone
-        except BlockingIOError:
-            return  # its buffer is full, so it is awake anyway
+            with contextlib.suppress(OSError):  # it is no socket
+                path.unlink(missing_ok=True)  # its process is gone
+        except OSError:
+            return  # its buffer is full, so it is awake anyway; or it is nobody
 
     def _read(self) -> None:
         assert self._socket is not None  # noqa: S101

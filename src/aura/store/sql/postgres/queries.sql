@@ -339,9 +339,10 @@ SELECT :names, count(*) FROM aura.runs AS r GROUP BY :names
 -- :name: count_queue
 SELECT :names, count(*) FROM aura.runs AS r WHERE r.queue = $1 GROUP BY :names
 
--- :name: still_mine
-SELECT r.id FROM unnest($2::text[], $3::integer[]) AS c (id, epoch)
-JOIN aura.runs AS r ON r.id = c.id AND r.epoch = c.epoch AND r.owner = $1
+-- :name: owners
+-- Of those that nobody has locked: a claim whose commit is still under way has.
+SELECT r.id, r.epoch, r.owner FROM aura.runs AS r WHERE r.id = ANY ($1::text[])
+FOR NO KEY UPDATE SKIP LOCKED
 
 -- :name: run
 SELECT :columns FROM aura.runs AS r WHERE r.id = $1
