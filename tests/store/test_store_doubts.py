@@ -70,12 +70,13 @@ async def test_a_refused_claim_leaves_no_broken_transaction(
         attempt = asyncio.create_task(claim(postgres))
 
         async def cancelled() -> bool:
-            return bool(
-                await blocker.fetchval(
-                    "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity "
-                    "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-                )
+            watcher = await asyncpg.connect(postgres_url)  # one transaction sees one state only
+            found = await watcher.fetchval(
+                "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity "
+                "WHERE wait_event_type = 'Lock' AND datname = current_database()"
             )
+            await watcher.close()
+            return bool(found)
 
         await eventually(cancelled)
         with pytest.raises(StoreUnavailable):
