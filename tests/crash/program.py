@@ -181,6 +181,7 @@ async def _booked(count: int) -> int:
 
 booked: Workflow[[int], int] = Workflow("booked", "1.0.0", _booked)
 
+
 async def _member(number: int) -> int:
     await aura.sleep(0.005 * random.random())
     return await note(number) + await note(number)
