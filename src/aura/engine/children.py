@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from aura.codec import Slot, digest, is_encrypted, pack, plain, same_json, to_js
 from aura.engine.calls import Call, loop_is_closing
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
-from aura.engine.storeclock import sleep_till
+from aura.engine.storeclock import end_wait
 from aura.errors import (
     AuraError,
     LeaseLost,
@@ -270,7 +269,7 @@ class Children:
         execution = self._execution
         future: asyncio.Future[RunRecord | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(child, []).append(future)
-        alarm = None if until == math.inf else _alarm(execution, until, future)
+        alarm = None if until == math.inf else end_wait(execution.clock, until, future)
         try:
             with execution.idleness.waiting(until):
                 return await future
@@ -288,21 +287,6 @@ class Children:
 
 def _look_away(_: Outcome | BaseException) -> None:
     """Nobody waits for it."""
-
-
-def _alarm(
-    execution: Execution, until: float, future: asyncio.Future[RunRecord | None]
-) -> asyncio.Task[None]:
-    """Ends the wait at its time; a task of the engine, not a branch of the run."""
-
-    async def ring() -> None:
-        await sleep_till(execution.clock, until)
-        if not future.done():
-            future.set_result(None)
-
-    context = contextvars.copy_context()
-    context.run(scope.set, None)
-    return context.run(asyncio.get_running_loop().create_task, ring())
 
 
 # Starting.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import math
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import timedelta
@@ -22,7 +21,7 @@ from aura.engine.execution import Execution
 from aura.engine.handle import UPDATE
 from aura.engine.lanes import Lane, scope
 from aura.engine.replay import BACK
-from aura.engine.storeclock import sleep_till
+from aura.engine.storeclock import end_wait
 from aura.errors import CodecError, ConfigError, RegistrationError, SignalTimeout
 from aura.store.base import Announce, Entry, Signal
 
@@ -273,7 +272,7 @@ async def _next(execution: Execution, names: tuple[str, ...], until: float) -> S
     if signal is not None or until <= execution.clock.now():
         return signal
     waiter = mailbox.wait(names)
-    alarm = None if until == math.inf else _alarm(execution, until, waiter.future)
+    alarm = None if until == math.inf else end_wait(execution.clock, until, waiter.future)
     try:
         with execution.idleness.waiting(until):
             return await waiter.future
@@ -283,21 +282,6 @@ async def _next(execution: Execution, names: tuple[str, ...], until: float) -> S
     finally:
         if alarm is not None:
             alarm.cancel()
-
-
-def _alarm(
-    execution: Execution, until: float, future: asyncio.Future[Signal | None]
-) -> asyncio.Task[None]:
-    """Ends the wait at its time; a task of the engine, not a branch of the run."""
-
-    async def ring() -> None:
-        await sleep_till(execution.clock, until)
-        if not future.done():
-            future.set_result(None)
-
-    context = contextvars.copy_context()
-    context.run(scope.set, None)
-    return context.run(asyncio.get_running_loop().create_task, ring())
 
 
 def _checked(name: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from typing import Any
 
 from aura.clock import Clock
+from aura.engine.lanes import scope
 from aura.store.base import Store
 
 _CLOSE = 1e-4  # seconds by which a sleep may end early
@@ -71,6 +73,20 @@ async def sleep_till(clock: Clock, at: float) -> None:
     """Return at that time (epoch seconds), also when the clock is set meanwhile."""
     while (left := at - clock.now()) > _CLOSE:
         await clock.sleep(left)
+
+
+def end_wait(clock: Clock, at: float, future: asyncio.Future[Any]) -> asyncio.Task[None]:
+    """Give a future None at that time (epoch seconds), unless it has something by then. A task of
+    the engine, not a branch of the run that waits."""
+
+    async def ring() -> None:
+        await sleep_till(clock, at)
+        if not future.done():
+            future.set_result(None)
+
+    context = contextvars.copy_context()
+    context.run(scope.set, None)
+    return context.run(asyncio.get_running_loop().create_task, ring())
 
 
 def believed(offset: float, least: float, most: float) -> float:
