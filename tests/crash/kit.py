@@ -15,7 +15,7 @@ from typing import Any
 from aura import Aura
 from aura.codec import plain
 from aura.store.base import Entry, RunRecord
-from tests.crash.program import LEASE, open_app
+from tests.crash.program import CAPACITY, LEASE, POLL, open_app
 from tests.simulation import history
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +44,16 @@ class Nursery:
         await asyncio.wait_for(self._process.wait(), 60)
         await self._reader
 
-    async def fork(self, point: str = "none", count: int = 0, lease: float = LEASE) -> int:
+    async def fork(
+        self,
+        point: str = "none",
+        count: int = 0,
+        lease: float = LEASE,
+        poll: float = POLL,
+        capacity: int = CAPACITY,
+    ) -> int:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"fork {point} {count} {lease}\n".encode())
+        self._process.stdin.write(f"fork {point} {count} {lease} {poll} {capacity}\n".encode())
         return await asyncio.wait_for(self._started.get(), 60)
 
     def kill(self, pid: int) -> None:

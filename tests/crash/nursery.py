@@ -1,8 +1,9 @@
 """A process that has everything loaded and forks workers on command, because starting Python
 anew for each of thousands of workers would take longer than the tests.
 
-Commands on standard input: `fork POINT COUNT LEASE` starts a worker that kills itself when it comes
-to that fault point for the COUNT-th time (`fork none 0 0.6`: never); `kill PID` kills one. Answers
+Commands on standard input: `fork POINT COUNT LEASE POLL CAPACITY` starts a worker that kills itself
+when it comes to that fault point for the COUNT-th time (`fork none 0 ...`: never); `kill PID` kills
+one. Answers
 on standard output: `started PID` and `dead PID STATUS`.
 """
 
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aura import Aura
 from aura.store.session import Isolation, Written
@@ -82,8 +83,16 @@ def guard_transactions(app: Aura, point: FaultPoint) -> None:
     worker._services = replace(worker._services, session=session)
 
 
-async def work(database: str, point: FaultPoint, lease: float) -> None:
-    app = program.Here.app = program.open_app(database, lease=lease)
+class Tempo(NamedTuple):
+    """The settings of one worker, times in seconds."""
+
+    lease: float
+    poll: float
+    capacity: int
+
+
+async def work(database: str, point: FaultPoint, tempo: Tempo) -> None:
+    app = program.Here.app = program.open_app(database, **tempo._asdict())
     if point.consumes:
         program.subscribe(app)
     await app.open()
@@ -91,7 +100,7 @@ async def work(database: str, point: FaultPoint, lease: float) -> None:
     await asyncio.Event().wait()
 
 
-def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
+def child(database: str, folder: Path, point: FaultPoint, tempo: Tempo) -> None:
     log = os.open(folder / "workers.log", os.O_APPEND | os.O_CREAT | os.O_WRONLY, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -99,7 +108,7 @@ def child(database: str, folder: Path, point: FaultPoint, lease: float) -> None:
     program.Here.ledger = program.open_ledger(folder / "ledger")
     program.Here.events = program.open_ledger(folder / "events")
     try:
-        asyncio.run(work(database, point, lease))
+        asyncio.run(work(database, point, tempo))
     finally:
         sys.stderr.flush()
         os._exit(3)
@@ -130,10 +139,11 @@ def obey(command: list[str], database: str, folder: Path, children: set[int]) ->
         if int(command[1]) in children:
             os.kill(int(command[1]), signal.SIGKILL)
         return
-    _, name, count, lease = command
+    _, name, count, lease, poll, capacity = command
+    tempo = Tempo(float(lease), float(poll), int(capacity))
     pid = os.fork()
     if pid == 0:
-        child(database, folder, FaultPoint(name, int(count)), float(lease))
+        child(database, folder, FaultPoint(name, int(count)), tempo)
     children.add(pid)
     print("started", pid, flush=True)
 

@@ -18,6 +18,7 @@ from aura import Aura, Config, Workflow, step
 from aura.engine import Event, Transaction
 
 LEASE = 0.6
+POLL = 0.05
 CAPACITY = 12
 
 
@@ -35,10 +36,12 @@ class Here:
     events: int
 
 
-def open_app(database: str, *, lease: float = LEASE) -> Aura:
+def open_app(
+    database: str, *, lease: float = LEASE, poll: float = POLL, capacity: int = CAPACITY
+) -> Aura:
     """The app of one process; opened by the caller."""
     config = Config(
-        database=database, lease=lease, poll=0.05, capacity=CAPACITY, grace=1.0,
+        database=database, lease=lease, poll=poll, capacity=capacity, grace=1.0,
         max_recoveries=10**6,  # workers are killed here, they do not die of their runs
     )  # fmt: skip
     made = Aura("crash", config=config)
@@ -160,6 +163,16 @@ async def _gated(path: str) -> list[str]:
 gated: Workflow[[str], list[str]] = Workflow("gated", "1.0.0", _gated)
 
 
+async def _halved(path: str) -> list[str]:
+    """An effect, a step that ends when there is a file, and another effect."""
+    before = [await effect([], 0.0)]
+    await wait_for_file(path)
+    return [*before, await effect(before, 0.0)]
+
+
+halved: Workflow[[str], list[str]] = Workflow("halved", "1.0.0", _halved)
+
+
 @step.transaction(retries=3)
 async def book(tx: Transaction, amount: int) -> int:
     """A transactional effect: one row for each call that the journal knows of."""
@@ -203,5 +216,5 @@ async def _family(size: int, turn: int, total: int) -> int:
 family: Workflow[[int, int, int], int] = Workflow("family", "1.0.0", _family)
 
 WORKFLOWS: tuple[Workflow[..., Any], ...] = (
-    order, lazily, gated, booked, listening, member, family
+    order, lazily, gated, halved, booked, listening, member, family
 )  # fmt: skip

@@ -188,6 +188,41 @@ async def test_next_wake(store: Store) -> None:
     assert (await ask()).next_wake == pytest.approx(100, abs=20)
 
 
+async def test_next_wake_is_when_the_first_lease_of_another_worker_with_runs_is_over(
+    store: Store,
+) -> None:
+    async def ask() -> float | None:
+        return (await store.claim(Claim("w", PAIRS, 10))).next_wake
+
+    await beat(store, "w", 20.0)
+    await beat(store, "idle", 30.0)
+    await beat(store, "slow", 300.0)
+    await beat(store, "quick", 100.0)
+    await store.commit([start("mine", owner="w"), start("a", owner="slow")])
+    assert await ask() == pytest.approx(300, abs=20)
+    await store.commit([start("b", owner="quick", workflow="other")])
+    assert await ask() == pytest.approx(100, abs=20)  # the other work may be another one's, too
+    await beat(store, "quick", 200.0)
+    assert await ask() == pytest.approx(200, abs=20)
+    await store.commit([settle("b", "completed")])
+    assert await ask() == pytest.approx(300, abs=20)
+
+
+async def test_a_lease_that_ends_while_runs_are_claimed_is_not_overlooked(store: Store) -> None:
+    async def ask() -> ClaimResult:
+        return await store.claim(Claim("w", PAIRS, 10))
+
+    await beat(store, "short", 0.2)
+    await store.commit([start("a", owner="short", workflow="other"), start("b", owner="short")])
+    taken = await ask()
+    while not taken.runs:  # each answer says when to ask again, so no poll is needed
+        assert taken.next_wake is not None
+        await asyncio.sleep(taken.next_wake)
+        taken = await ask()
+    assert [one.run.id for one in taken.runs] == ["b"]
+    assert (await ask()).next_wake is None, "what nobody here can take is no reason to ask"
+
+
 async def test_a_claim_tells_which_of_my_runs_were_asked_to_stop(store: Store) -> None:
     await beat(store, "other")
     await store.commit([start("c", owner="other")])

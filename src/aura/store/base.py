@@ -345,7 +345,8 @@ class Claimed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """`next_wake` is in how many seconds the earliest waiting run is due, or None; `cancels` are
+    """`next_wake` is in how many seconds the earliest waiting run is due, or the first lease is
+    over of another worker that has runs, or None; `cancels` are
     the claimer's own running runs that were asked to stop (in case it did not hear that); `moment`
     is the database's time at the end of it."""
 

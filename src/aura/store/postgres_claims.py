@@ -40,6 +40,7 @@ class Claims:
         self._unsure: list[Claimed] = []
         self._queued = False  # whether runs can be taken from queues, as of the last claim
         self._idle = False  # whether there was nothing to take at all
+        self._moment = 0.0  # leases that ended before it were looked at
         self._odd = False
 
     async def claim(self, connection: Connection, claim: Claim) -> ClaimResult:
@@ -55,18 +56,20 @@ class Claims:
             found += taken
             more = len(taken) == half
         room = claim.limit - len(found)
-        outlook = await _outlook(connection, claim) if self._idle else None
+        since = self._moment
+        outlook = await _outlook(connection, claim, since) if self._idle else None
         if room > 0 and claim.versions and (outlook is None or outlook["ready"]):
             found += await self._take(connection, lambda on: _from_default(on, claim, room))
             outlook = None
-        wake, cancels, self._queued, moment, ready = outlook or await _outlook(connection, claim)
+        outlook = outlook or await _outlook(connection, claim, since)
+        wake, cancels, self._queued, self._moment, ready = outlook
         self._idle = not (found or ready or self._queued)
         if self._queued and more:
             room = claim.limit - len(found)
             found += await self._from_queues(connection, claim, room, looks)
         if wake is not None:
             looks.append(max(0.0, wake))
-        return ClaimResult(found, min(looks, default=None), tuple(cancels), moment)
+        return ClaimResult(found, min(looks, default=None), tuple(cancels), self._moment)
 
     async def _from_queues(
         self, connection: Connection, claim: Claim, room: int, looks: list[float]
@@ -109,8 +112,9 @@ class Claims:
         return [one for one in known if over[one.run.id] == (one.run.epoch, worker)]
 
 
-async def _outlook(connection: Connection, claim: Claim) -> Any:
-    row = await connection.fetchrow(_SQL["outlook"], *_columns(claim.versions), claim.worker)
+async def _outlook(connection: Connection, claim: Claim, since: float) -> Any:
+    asked = _columns(claim.versions)
+    row = await connection.fetchrow(_SQL["outlook"], *asked, claim.worker, since)
     assert row is not None  # noqa: S101  (aggregates give one row)
     return row
 

@@ -152,9 +152,10 @@ RETURNING :columns
 SELECT aura.moment()
 
 -- :name: outlook
--- In how many seconds the earliest of the waiting runs is due; which runs of the worker are asked to
--- stop; whether a run in a queue can be taken, if its limits allow it; what time it is; and whether
--- a run can be taken from the default queue.
+-- In how many seconds the earliest of the waiting runs is due, or the first lease is over of those
+-- that were not at the moment $4; which runs of the worker are asked to stop; whether a run in a
+-- queue can be taken, if its limits allow it; what time it is; and whether a run can be taken from
+-- the default queue.
 WITH RECURSIVE asked AS MATERIALIZED (
     SELECT DISTINCT workflow, version FROM unnest($1::text[], $2::text[]) AS a (workflow, version)
 ),
@@ -164,11 +165,16 @@ owners (id) AS (
     SELECT (SELECT min(r.owner) FROM aura.runs AS r WHERE r.owner > owners.id)
     FROM owners WHERE owners.id IS NOT NULL
 )
-SELECT (SELECT min(head.wake_at) - aura.moment() FROM asked, LATERAL (
-            SELECT r.wake_at FROM aura.runs AS r
-            WHERE r.workflow = asked.workflow AND r.version = asked.version
-              AND r.wake_at IS NOT NULL
-            ORDER BY r.wake_at LIMIT 1) AS head),
+SELECT least(
+           (SELECT min(head.wake_at) FROM asked, LATERAL (
+                SELECT r.wake_at FROM aura.runs AS r
+                WHERE r.workflow = asked.workflow AND r.version = asked.version
+                  AND r.wake_at IS NOT NULL
+                ORDER BY r.wake_at LIMIT 1) AS head),
+           (SELECT min(w.lease_until) FROM owners JOIN aura.workers AS w ON w.id = owners.id
+            WHERE owners.id <> $3
+              AND w.lease_until > $4)
+       ) - aura.moment(),
        (SELECT coalesce(array_agg(r.id), '{}') FROM aura.runs AS r
         WHERE r.owner = $3 AND r.cancel_requested),
        EXISTS (SELECT FROM asked, LATERAL (

@@ -126,21 +126,34 @@ WHERE id = ? AND state = 'parked'
 -- :name: signal_state
 SELECT state, signals FROM runs WHERE id = ?
 
--- :name: signal_by_id
-SELECT seq, late FROM signals WHERE run_id = ? AND id = ?
-
 -- :name: add_signal
 INSERT INTO signals (run_id, seq, name, id, priority, deadline, payload, sent_at, late)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
+-- :name: told
+UPDATE runs SET signals = ?, state = ?, wake_at = NULL WHERE id = ?
+
+-- :name: signal_states
+SELECT id, state, signals, started_at IS NULL
+FROM (VALUES :rows) AS wanted JOIN runs ON id = wanted.column1
+
+-- :name: signals_by_id
+SELECT s.run_id, s.id, s.seq, s.late
+FROM (VALUES :rows) AS wanted
+JOIN signals AS s ON s.run_id = wanted.column1 AND s.id = wanted.column2
+
+-- :name: add_signals
+INSERT INTO signals (run_id, seq, name, id, priority, deadline, payload, sent_at, late)
+VALUES :rows
+
 -- :name: signalled
 -- A run that is new waits for its time whatever is sent to it.
 UPDATE runs SET
-    signals = ?,
-    state = CASE WHEN started_at IS NULL THEN state ELSE ? END,
+    signals = sent.column2,
+    state = sent.column3,
     wake_at = CASE WHEN started_at IS NULL THEN wake_at END
-WHERE id = ?
-RETURNING state
+FROM (VALUES :rows) AS sent
+WHERE id = sent.column1
 
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
@@ -423,8 +436,15 @@ SELECT :names, count(*) FROM runs WHERE queue = ? GROUP BY :names
 SELECT id FROM runs WHERE state = 'running' AND cancel_requested AND owner = ?
 
 -- :name: next_wake
-SELECT min(wake_at) FROM runs
-WHERE state = 'waiting' AND (workflow, version) IN (VALUES :versions)
+-- When the earliest of the waiting runs is due, or the first lease of a worker with runs is over.
+SELECT min(at) FROM (
+    SELECT min(wake_at) AS at FROM runs
+    WHERE state = 'waiting' AND (workflow, version) IN (VALUES :versions)
+    UNION ALL
+    SELECT min(lease_until) FROM workers
+    WHERE lease_until > :now AND id <> :worker
+      AND EXISTS (SELECT 1 FROM runs WHERE owner = workers.id AND state = 'running')
+)
 
 -- :name: ended_runs
 -- None that the rate of a queue still counts.
