@@ -4,6 +4,10 @@ AuraError
 ├── ConfigError            settings that cannot work
 │   ├── PlanError          a plan file that cannot be followed (with line numbers)
 │   ├── SplitError         arms and weights that cannot be laid out
+│   ├── RangeError         a range of versions that cannot be read
+│   ├── CatalogError       the catalog has no such version, or a declaration contradicts itself
+│   ├── ApplyRefused       files whose changes cannot all be made; none was
+│   ├── LayerError         a layer is full, or two experiments want the same part of it
 │   └── MissingExtra       an optional dependency is not installed
 ├── RegistrationError      a workflow or step was declared wrongly
 │   └── DuplicateVersion   the same workflow version twice
@@ -28,6 +32,7 @@ AuraError
 ├── RunError               a run that ended without a result
 │   ├── RunFailed          the workflow raised
 │   ├── RunCancelled       it was cancelled
+│   │   └── EffectSuppressed   a shadow run came to an effect that nothing answers
 │   ├── RunParked          it waits for a person
 │   └── RunMoved           it goes on in another database
 ├── ResultTimeout          the result is not there yet
@@ -53,6 +58,10 @@ AuraError
 │   └── TargetFailed       a target gave no usable answer
 │       └── TargetTimeout  ... because its time was over
 ├── RolloutError           an order that does not fit the rollout's state
+│   └── Incompatible       the candidate cannot stand in for the baseline
+├── ExperimentError        no such experiment, or an order that does not fit its state
+├── DecommissionError      a target that cannot be taken out of service like that
+├── AlertFailed            an alert that could not be delivered
 ├── ScheduleError          no such schedule, or an order that does not fit it
 ├── SandboxError           the testing kit was used in a way that cannot work
 └── DemoFailed             the demo could not go on
@@ -88,6 +97,22 @@ class PlanError(ConfigError):
 
 class SplitError(ConfigError):
     """Arms, weights or a stored split that cannot be laid out."""
+
+
+class LayerError(ConfigError):
+    """A layer of experiments is full, or two of them want the same part of it."""
+
+
+class RangeError(ConfigError):
+    """A range of versions that cannot be read."""
+
+
+class CatalogError(ConfigError):
+    """The catalog has no such workflow or version, or what is declared cannot be kept in it."""
+
+
+class ApplyRefused(ConfigError):
+    """Files were not applied, because some of their changes are refused. Nothing was written."""
 
 
 class MissingExtra(ConfigError):
@@ -197,6 +222,11 @@ class RunFailed(RunError):
 
 class RunCancelled(RunError):
     """The run was cancelled before it finished."""
+
+
+class EffectSuppressed(RunCancelled):
+    """A shadow run came to an effect that neither its baseline nor a stub answers, and ended there.
+    That is no failure of its code."""
 
 
 class RunParked(RunError):
@@ -328,6 +358,26 @@ class TargetTimeout(TargetFailed):
 
 class RolloutError(AuraError):
     """An order that does not fit the state of the rollout."""
+
+
+class ExperimentError(AuraError):
+    """There is no such experiment, or an order or observation does not fit it."""
+
+
+class Incompatible(RolloutError):
+    """The candidate cannot stand in for the baseline; `reasons` name the fields."""
+
+    def __init__(self, message: str, *, reasons: tuple[str, ...], hint: str = "") -> None:
+        self.reasons = reasons
+        super().__init__(message, hint=hint)
+
+
+class DecommissionError(AuraError):
+    """A target that cannot be taken out of service like that, or brought back any more."""
+
+
+class AlertFailed(AuraError):
+    """An alert could not be delivered; the message names the channel, never its secrets."""
 
 
 class ScheduleError(AuraError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from aura.errors import CodecError
@@ -25,6 +26,7 @@ class Observation:
     `shadow`           it was a copy: the user never saw it
     `differences`      the field paths in which a shadow's answer differed from the baseline's
     `run`              the id of the run behind it, when there was one
+    `metrics`          numbers of its own by name, such as cost and tokens
     """
 
     split: str
@@ -41,6 +43,7 @@ class Observation:
     shadow: bool = False
     differences: tuple[str, ...] = ()
     run: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.at):
@@ -49,6 +52,9 @@ class Observation:
             raise _wrong("latency", self.latency, "give seconds, 0 or more")
         if not 0 <= self.share <= 1:
             raise _wrong("share", self.share, "give 0 to 1")
+        for name, value in self.metrics.items():
+            if not math.isfinite(value):
+                raise _wrong(f"metric {name}", value, "give a finite number")
 
     def to_json(self) -> bytes:
         """Compact JSON: what has its default is left out."""
@@ -91,6 +97,7 @@ _DEFAULTS: dict[str, Any] = {
     "shadow": False,
     "differences": (),
     "run": "",
+    "metrics": {},
 }
 
 _KINDS: dict[str, type] = {
@@ -108,6 +115,7 @@ _KINDS: dict[str, type] = {
     "shadow": bool,
     "differences": tuple,
     "run": str,
+    "metrics": dict,
 }
 
 
@@ -119,6 +127,8 @@ def _field(body: dict[str, Any], name: str, kind: type) -> Any:
     value = body[name]
     if kind is float and type(value) is int:
         return _finite(name, value)
+    if kind is dict and isinstance(value, dict):
+        return {key: _field(value, key, float) for key in value}
     if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     if type(value) is not kind:

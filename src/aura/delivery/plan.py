@@ -16,9 +16,12 @@
         - 10%: {min_requests: 30, min_time: 2s}
         - 25%
         - {weight: 50%, name: half, min_requests: 100, min_units: 10}
-        - 100%
+        - 100%: {approval: {needed: 1, from: [ann, bob], timeout: 2d, on_refusal: rollback}}
       defaults: {min_requests: 30, min_time: 2s, max_time: 10m}
-      on_trip: rollback          # rollback | hold
+      windows: [{days: mon-thu, hours: 09:00-16:00, timezone: Europe/Berlin}]
+      together: [{split: billing, baseline: billing@1.4.0, candidate: billing@2.0.0}]
+      on_trip: rollback          # rollback | gradual | hold
+      gradual: {steps: [75%, 50%, 25%, 10%], min_requests: 30, min_time: 1m, max_time: 10m}
       on_not_enough: hold        # hold | extend | rollback
 
 Rates are written with %, times with a unit (250ms, 2s, 5m, 48h, 2d). Every error names the file
@@ -34,12 +37,15 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from aura import yamlnodes
+from aura.delivery.approval import ApprovalRule, approval_of
+from aura.delivery.descent import Descent, descent_of
 from aura.delivery.guard import KINDS, OPTIONS, Guard
+from aura.delivery.windows import Window, window_of
 from aura.errors import ConfigError, PlanError
 from aura.yamlnodes import SIZE_LIMIT as SIZE_LIMIT
 from aura.yamlnodes import Node
 
-OnTrip = Literal["rollback", "hold"]
+OnTrip = Literal["rollback", "gradual", "hold"]
 OnNotEnough = Literal["hold", "extend", "rollback"]
 
 DEFAULT_MAX_ERROR_RATE = 0.1
@@ -56,6 +62,8 @@ class Stage:
     `min_units`      different units
     `min_time`       the stage lasts at least this long
     `max_time`       when the evidence is still missing then, `on_not_enough` says what happens
+    `windows`        when it may be passed; None: as the plan says, none: at any time
+    `approval`       who has to approve before it is passed
     """
 
     name: str
@@ -65,6 +73,8 @@ class Stage:
     min_units: int = 1
     min_time: float = 60.0
     max_time: float = 3600.0
+    windows: tuple[Window, ...] | None = None
+    approval: ApprovalRule | None = None
 
     @property
     def shadow(self) -> bool:
@@ -80,13 +90,24 @@ class PlanFlaw(PlanError):
         super().__init__(message, hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A split, and the two of its arms between which a plan moves the traffic."""
+
+    split: str
+    baseline: str
+    candidate: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Stages of weights with minimum evidence, guards, and what happens on a trip.
 
-    `split` names the split whose weights it changes, `baseline` and `candidate` two of its arms.
-    `sla` is in seconds, None when there is none. `alpha` is the sum of the guards' alphas.
-    Raises PlanFlaw when it contradicts itself.
+    `split` names the split whose weights it changes, `baseline` and `candidate` two of its arms;
+    `together` has further splits that are moved in step. `sla` is in seconds, None when there is
+    none. `alpha` is the sum of the guards' alphas, over all splits. `windows` hold where a stage
+    has none of its own; `gradual` is for `on_trip: gradual`. Raises PlanFlaw when it contradicts
+    itself.
     """
 
     name: str
@@ -99,6 +120,9 @@ class Plan:
     sla: float | None = None
     on_trip: OnTrip = "rollback"
     on_not_enough: OnNotEnough = "hold"
+    windows: tuple[Window, ...] = ()
+    together: tuple[Pair, ...] = ()
+    gradual: Descent = Descent()
 
     def __post_init__(self) -> None:
         for flaw in _flaws(self):
@@ -108,6 +132,15 @@ class Plan:
         """The stages' names, in order."""
         return tuple(stage.name for stage in self.stages)
 
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """What it moves: its own split first, then those together with it."""
+        return Pair(self.split, self.baseline, self.candidate), *self.together
+
+    def windows_of(self, stage: Stage) -> tuple[Window, ...]:
+        """When the stage may be passed; at any time when there are none."""
+        return self.windows if stage.windows is None else stage.windows
+
 
 def _flaws(plan: Plan) -> Iterator[PlanFlaw]:
     if plan.baseline == plan.candidate:
@@ -116,6 +149,7 @@ def _flaws(plan: Plan) -> Iterator[PlanFlaw]:
             where=("candidate",),
             hint="name the target that should take over",
         )
+    yield from _pair_flaws(plan)
     if not plan.guards:
         yield PlanFlaw(
             "the plan has no guards", where=("guards",), hint="give at least one, say `- errors`"
@@ -136,6 +170,24 @@ def _flaws(plan: Plan) -> Iterator[PlanFlaw]:
                 "a differences guard without a shadow stage",
                 where=("guards", index),
                 hint="put `- shadow` before the other stages or remove the guard",
+            )
+
+
+def _pair_flaws(plan: Plan) -> Iterator[PlanFlaw]:
+    splits = [pair.split for pair in plan.pairs]
+    for index, pair in enumerate(plan.together):
+        where = ("together", index)
+        if pair.split in splits[: index + 1]:
+            yield PlanFlaw(
+                f"the split {pair.split!r} is moved twice",
+                where=where,
+                hint="a split is moved by one line; remove the other",
+            )
+        if pair.baseline == pair.candidate:
+            yield PlanFlaw(
+                f"baseline and candidate of the split {pair.split} are both {pair.baseline!r}",
+                where=where,
+                hint="name the target that should take over",
             )
 
 
@@ -176,17 +228,20 @@ def load_plan(path: str | Path) -> Plan:
 def parse_plan(text: str, source: str = "plan") -> Plan:
     """Read a plan from YAML text; `source` names it in errors. Raises PlanError."""
     root = yamlnodes.load(text, file=source, kind="plan", begin="rollout:", error=PlanError)
-    top = root.fields({"rollout", "gateway"})
+    top = root.fields({"rollout", "gateway", "experiment"})
     if "rollout" not in top:
         root.fail("there is no rollout", "begin with `rollout:`")
     return _plan(top["rollout"])
 
 
 _REQUIRED = ("name", "baseline", "candidate", "stages")
-_OPTIONAL = ("split", "alpha", "sla", "guards", "defaults", "on_trip", "on_not_enough")
+_OPTIONAL = (
+    *("split", "alpha", "sla", "guards", "defaults", "on_trip", "on_not_enough"),
+    *("windows", "together", "gradual"),
+)
 _TIMES = frozenset({"min_time", "max_time"})
 _EVIDENCE = frozenset({"min_requests", "min_units"}) | _TIMES
-_STAGE_KEYS = _EVIDENCE | {"name", "sample", "weight"}
+_STAGE_KEYS = _EVIDENCE | {"name", "sample", "weight", "windows", "approval"}
 _Places = dict[tuple[str | int, ...], Node]
 
 
@@ -197,21 +252,37 @@ def _plan(body: Node) -> Plan:
     sla = found["sla"].seconds(positive=True) if "sla" in found else None
     stages = _stages(found, places)
     guards = _guards(found.get("guards"), sla, stages, places)
+    together = _together(found.get("together"), places)
+    each = alpha / len(guards) / (1 + len(together)) if guards else alpha
     try:
         return Plan(
             name=found["name"].text(),
             split=found["split" if "split" in found else "name"].text(),
             baseline=found["baseline"].text(),
             candidate=found["candidate"].text(),
-            guards=tuple(replace(guard, alpha=alpha / len(guards)) for guard in guards),
+            guards=tuple(replace(guard, alpha=each) for guard in guards),
             stages=stages,
             alpha=alpha,
             sla=sla,
             on_trip=cast(OnTrip, _choice(found, "on_trip", get_args(OnTrip))),
             on_not_enough=cast(OnNotEnough, _choice(found, "on_not_enough", get_args(OnNotEnough))),
+            windows=_windows(found["windows"]) if "windows" in found else (),
+            together=together,
+            gradual=descent_of(found["gradual"]) if "gradual" in found else Descent(),
         )
     except PlanFlaw as flaw:
         places.get(flaw.where, body).fail(flaw.message, flaw.hint)
+
+
+def _together(node: Node | None, places: _Places) -> tuple[Pair, ...]:
+    nodes = node.items("a split") if node else []
+    places.update({("together", index): each for index, each in enumerate(nodes)})
+    found = [each.fields((), ("split", "baseline", "candidate")) for each in nodes]
+    return tuple(Pair(**{name: value.text() for name, value in one.items()}) for one in found)
+
+
+def _windows(node: Node) -> tuple[Window, ...]:
+    return tuple(window_of(each) for each in node.items("a window"))
 
 
 def _choice(found: dict[str, Node], name: str, allowed: tuple[str, ...]) -> str:
@@ -266,6 +337,10 @@ def _stage_parts(node: Node) -> tuple[Node, dict[str, Node]]:
 def _setting(name: str, node: Node) -> Any:
     if name in _TIMES:
         return node.seconds()
+    if name == "windows":
+        return _windows(node)
+    if name == "approval":
+        return approval_of(node)
     if name == "name":
         return node.scalar or node.text()
     if name == "sample":
@@ -286,6 +361,12 @@ def _guards(
     nodes = node.items("a guard")
     places.update({("guards", index): each for index, each in enumerate(nodes)})
     return [_guard(each, base) for each in nodes]
+
+
+def guards_of(node: Node | None, sla: float | None, alpha: float) -> tuple[Guard, ...]:
+    """The guards of an experiment, written as in a plan; they divide `alpha`. Raises PlanError."""
+    found = _guards(node, sla, (), {})
+    return tuple(replace(guard, alpha=alpha / len(found)) for guard in found)
 
 
 def _guard(node: Node, base: dict[str, Any]) -> Guard:

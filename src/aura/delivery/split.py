@@ -22,7 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from aura.errors import SplitError
+from aura.delivery.layers import Gate
+from aura.errors import LayerError, SplitError
 from aura.stats.hashing import BUCKETS, growthbook_bucket
 
 T = TypeVar("T")
@@ -67,7 +68,12 @@ class Split:
     `epoch` grows with each change, and a process obeys the newest epoch it has heard of. `seed`
     stays the same over a plan. The first arm is the baseline and takes what the others leave.
     `mirror` is the arm that gets a copy of requests (shadow), or "", and `sample` the share of
-    units, 0.0 to 1.0, whose requests are copied.
+    units, 0.0 to 1.0, whose requests are copied. Units that the `gate` does not admit are on the
+    baseline and take no part in what the split is for; shares are those of the others.
+
+    `moving`: a rollout that has not ended moves it, so a process obeys it only as long as it knows
+    it to be the newest, and else sends everybody to the baseline. `forced` is the reason for which
+    everybody was sent to the baseline until that is released, "" when nobody was.
     """
 
     name: str
@@ -76,6 +82,9 @@ class Split:
     arms: tuple[Arm, ...]
     mirror: str = ""
     sample: float = 1.0
+    gate: Gate | None = None
+    moving: bool = False
+    forced: str = ""
 
     def __post_init__(self) -> None:
         if not self.arms:
@@ -109,6 +118,8 @@ class Split:
 
     def assign(self, unit: str) -> str:
         """The name of the arm that serves this unit."""
+        if self.gate is not None and not self.gate.admits(unit):
+            return self.baseline
         bucket = growthbook_bucket(self.seed, unit)
         candidates = self.arms[1:]
         if candidates and bucket < candidates[0].buckets:
@@ -138,14 +149,29 @@ class Split:
             return (BUCKETS - taken) / BUCKETS
         raise self._unknown(arm)
 
+    def at_baseline(self) -> Split:
+        """The same epoch with everybody on the baseline and no copies."""
+        arms = tuple(Arm(arm.name, float(not at)) for at, arm in enumerate(self.arms))
+        return replace(self, arms=arms, mirror="", sample=1.0)
+
     def with_weights(
-        self, weights: Mapping[str, float], *, mirror: str = "", sample: float = 1.0
+        self,
+        weights: Mapping[str, float],
+        *,
+        mirror: str = "",
+        sample: float = 1.0,
+        moving: bool | None = None,
     ) -> Split:
         """The next epoch: the same arms and seed with these weights.
 
         Arms that are not named keep theirs; the baseline's is always what the others leave.
-        Mirroring ends unless `mirror` is named again.
+        Mirroring ends unless `mirror` is named again. Raises SplitError while it is forced.
         """
+        if self.forced:
+            raise SplitError(
+                f"split {self.name} is forced to its baseline: {self.forced}",
+                hint=f"release it first: aura rollback {self.name} --release",
+            )
         names = {arm.name for arm in self.arms}
         for name in weights:
             if name not in names:
@@ -159,18 +185,25 @@ class Split:
         rest = max(0.0, 1 - math.fsum(arm.weight for arm in candidates))
         baseline = Arm(self.baseline, rest if rest * BUCKETS >= 1 - ROUNDING else 0.0)
         arms = (baseline, *candidates)
-        return replace(self, epoch=self.epoch + 1, arms=arms, mirror=mirror, sample=sample)
+        moving = self.moving if moving is None else moving
+        return replace(
+            self, epoch=self.epoch + 1, arms=arms, mirror=mirror, sample=sample, moving=moving
+        )
 
     def to_json(self) -> bytes:
         """Compact JSON; the same split gives the same bytes."""
-        body = {
+        body: dict[str, Any] = {
             "name": self.name,
             "epoch": self.epoch,
             "seed": self.seed,
             "arms": [[arm.name, arm.weight] for arm in self.arms],
             "mirror": self.mirror,
             "sample": self.sample,
+            **({"moving": True} if self.moving else {}),
+            **({"forced": self.forced} if self.forced else {}),
         }
+        if self.gate is not None:
+            body["gate"] = self.gate.plain()
         return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -185,6 +218,9 @@ class Split:
                 arms=tuple(Arm(_typed(n, str), _number(w)) for n, w in body["arms"]),
                 mirror=_typed(body.get("mirror", ""), str),
                 sample=_number(body.get("sample", 1.0)),
+                moving=_typed(body.get("moving", False), bool),
+                forced=_typed(body.get("forced", ""), str),
+                gate=Gate.read(body["gate"]) if "gate" in body else None,
             )
         except (
             ValueError,
@@ -193,6 +229,7 @@ class Split:
             AttributeError,
             ArithmeticError,
             RecursionError,
+            LayerError,
         ) as error:
             raise SplitError(
                 f"a stored split cannot be read: {type(error).__name__}: {error}",
