@@ -37,6 +37,9 @@ from collections.abc import Sequence
 
 TINY = 1e-300
 PRECISION = 1e-14
+SHARES_OFF = 1e-9
+"""So far from 1 may the sum of shares be."""
+
 LARGEST_EXPONENT = 700.0
 """e to this power is still a float."""
 
@@ -105,6 +108,32 @@ def log_evidence(
     value -= s1 * math.log(null) + s0 * math.log1p(-null)
     if one_sided:
         value += log_beta_cdf(b + s0, a + s1, 1 - null) - log_beta_cdf(b, a, 1 - null)
+    return value
+
+
+def log_assignment_evidence(
+    counts: Sequence[int], shares: Sequence[float], *, concentration: float | None = None
+) -> float:
+    """ln E against "units are assigned to the k arms with these shares" (sample-ratio check).
+
+    The Dirichlet-multinomial Bayes factor of Lindon and Malek, which for two arms and the uniform
+    prior is `log_evidence(..., one_sided=False)`. `concentration`: None for the uniform prior,
+    which finds gross errors soonest; a large number c for the prior Dirichlet(c * shares), which
+    looks closely around the shares. Raises ValueError for counts below zero, and unless there are
+    as many shares as counts, at least two, all positive, with the sum 1.
+    """
+    if len(counts) != len(shares) or len(counts) < 2:
+        raise ValueError(f"{len(counts)} counts and {len(shares)} shares: give two or more of each")
+    if any(count < 0 for count in counts):
+        raise ValueError(f"counts cannot be negative: {list(counts)}")
+    if not all(share > 0 for share in shares) or abs(math.fsum(shares) - 1) > SHARES_OFF:
+        raise ValueError(f"shares are positive and add up to 1, unlike {list(shares)}")
+    if concentration is not None and not (math.isfinite(concentration) and concentration > 0):
+        raise ValueError(f"a concentration is positive, not {concentration}")
+    prior = [1.0 if concentration is None else concentration * share for share in shares]
+    value = math.lgamma(math.fsum(prior)) - math.lgamma(math.fsum(prior) + sum(counts))
+    for count, share, a in zip(counts, shares, prior, strict=True):
+        value += math.lgamma(a + count) - math.lgamma(a) - count * math.log(share)
     return value
 
 
