@@ -62,7 +62,7 @@ def _tell(db: sqlite3.Connection, parent: str, children: Sequence[str], now: flo
     ]
     db.executemany(_SQL["add_signal"], rows)
     after = "pending" if state == "waiting" else state
-    db.execute(_SQL["signalled"], (count + len(rows), after, parent)).fetchone()
+    db.execute(_SQL["signalled_once"], (count + len(rows), after, parent))
     return [f"signal:{parent}", "ready"] if after == "pending" else [f"signal:{parent}"]
 
 

@@ -171,25 +171,38 @@ def _feeds(db: sqlite3.Connection, ops: Sequence[AppendFeed], now: float) -> lis
 
 
 def _sends(db: sqlite3.Connection, ops: Sequence[SendSignal], now: float) -> list[Outcome]:
-    return [_send(db, op, now) for op in ops]
-
-
-def _send(db: sqlite3.Connection, op: SendSignal, now: float) -> Outcome:
-    run = db.execute(_SQL["signal_state"], (op.run_id,)).fetchone()
-    if run is None:
-        return no_run(op.run_id)
-    state, count = run
-    old = db.execute(_SQL["signal_by_id"], (op.run_id, op.id)).fetchone()
-    if old is not None:
-        return Sent(old[0], True, bool(old[1]), state)
-    if state in CLOSED:
-        return run_ended(op.run_id, state)
-    after: RunState = "pending" if state == "waiting" else state
-    late = op.late or (op.deadline is not None and op.deadline < now)
-    row = (op.run_id, count + 1, op.name, op.id, op.priority, op.deadline, op.payload, now, late)
-    db.execute(_SQL["add_signal"], row)
-    after = db.execute(_SQL["signalled"], (count + 1, after, op.run_id)).fetchone()[0]
-    return Sent(count + 1, False, late, after)
+    """Looks up all runs and ids first, decides here, and writes signals and runs at once."""
+    ids = [(run_id,) for run_id in dict.fromkeys(op.run_id for op in ops)]
+    runs = {row[0]: row[1:] for row in select(db, "signal_states", ids)}
+    keys = list(dict.fromkeys((op.run_id, op.id) for op in ops))
+    old = {row[:2]: row[2:] for row in select(db, "signals_by_id", keys)}
+    added: list[tuple[Any, ...]] = []
+    changed: dict[str, tuple[Any, ...]] = {}
+    outcomes: list[Outcome] = []
+    for op in ops:
+        if op.run_id not in runs:
+            outcomes.append(no_run(op.run_id))
+            continue
+        state, count, fresh = runs[op.run_id]
+        if (op.run_id, op.id) in old:
+            seq, late = old[op.run_id, op.id]
+            outcomes.append(Sent(seq, True, bool(late), state))
+            continue
+        if state in CLOSED:
+            outcomes.append(run_ended(op.run_id, state))
+            continue
+        late = op.late or (op.deadline is not None and op.deadline < now)
+        after: RunState = "pending" if state == "waiting" and not fresh else state
+        seq = count + 1
+        head = (op.run_id, seq, op.name, op.id, op.priority, op.deadline, op.payload, now, late)
+        added.append(head)
+        runs[op.run_id] = (after, seq, fresh)
+        old[op.run_id, op.id] = (seq, late)
+        changed[op.run_id] = (op.run_id, seq, after)
+        outcomes.append(Sent(seq, False, late, after))
+    change(db, "add_signals", added)
+    change(db, "signalled", list(changed.values()))
+    return outcomes
 
 
 def _announces(_db: sqlite3.Connection, ops: Sequence[Announce], _now: float) -> list[Outcome]:

@@ -130,7 +130,7 @@ SELECT state, signals FROM runs WHERE id = ?
 INSERT INTO signals (run_id, seq, name, id, priority, deadline, payload, sent_at, late)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 
--- :name: told
+-- :name: signalled_once
 UPDATE runs SET signals = ?, state = ?, wake_at = NULL WHERE id = ?
 
 -- :name: signal_states
