@@ -22,6 +22,7 @@ from aura.engine.bus import Events
 from aura.engine.children import Terms, check_same
 from aura.engine.children import start as start_child
 from aura.engine.durability import Durability, check_durability
+from aura.engine.events import Handling, new_id
 from aura.engine.handle import Deadline
 from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
 from aura.engine.lanes import Lane, scope, settle_dependencies
@@ -42,6 +43,7 @@ from aura.engine.queues import (
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.settings import check_app, check_database, check_number
+from aura.engine.shadow import checked_stubs, inherited, shadow_place
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownWorkflow
@@ -209,11 +211,13 @@ class Aura(Events):
         queue: Queue | str | None = None,
         requires: Iterable[str] = (),
         durability: Durability | None = None,
+        shadow: Mapping[str, Callable[..., Any]] | None = None,
     ) -> Callable[[Callable[P, Awaitable[R]]], Workflow[P, R]]:
         """Declare one version of a workflow.
 
         Its runs wait in `queue`, unless their start names another one; only workers that have all
-        tags of `requires` take them. `durability` is the app's unless it is given. Raises
+        tags of `requires` take them. `durability` is the app's unless it is given. `shadow` has
+        functions by the names of steps, for which they stand in shadow runs. Raises
         RegistrationError, DuplicateVersion, ConfigError.
         """
         if bare or not version:
@@ -223,11 +227,13 @@ class Aura(Events):
             )
         line = queue.name if isinstance(queue, Queue) else queue
         tags = checked_tags(requires)
+        stubs = checked_stubs(shadow)
 
         def decorate(function: Callable[P, Awaitable[R]]) -> Workflow[P, R]:
             chosen = function.__name__ if name is None else name
             made: Workflow[P, R] = Workflow(
-                chosen, version, function, queue=line, requires=tags, durability=durability
+                chosen, version, function, queue=line, requires=tags, durability=durability,
+                stubs=stubs,
             )  # fmt: skip
             self.registry.add(made)
             return made
@@ -257,6 +263,7 @@ class Aura(Events):
         )  # fmt: skip
 
     place = staticmethod(place)
+    shadow = staticmethod(shadow_place)
 
     def schedule(
         self,
@@ -312,7 +319,7 @@ class Aura(Events):
         await self.queues.open(self.store, self.committer, worker=worker)
         self.results.open(self._worker.executes if self._worker else lambda _: False)
         self._opened = True
-        self.rollouts.open(self.store, self.committer, self.clock, self.start)
+        self.rollouts.open(self.store, self.committer, self.clock, self.start, self.run)
         self.schedules.open(
             self.store, self.committer, self.time, self.start, self.run, self.queues.require
         )
@@ -435,9 +442,10 @@ class Aura(Events):
         data = chosen.signature.dump_checked(args, kwargs, self._limits)
         packed = pack(data, self._limits, f"the input of workflow {chosen.name}")
         fingerprint = chosen.signature.fingerprint(data)
+        there, run_id = inherited(placed(queue, chosen.queue), run_id)
         op = StartRun(
             run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin,
-            place=placed(queue, chosen.queue),
+            place=there,
             deadline=self.results.moment(deadline),
         )  # fmt: skip
         await self.queues.require(op.place)
@@ -490,7 +498,8 @@ class Aura(Events):
         runs: to make tables, to look, to test transactional steps. Commits at the end, and rolls
         back when it raises. Raises what the verbs of `tx` raise."""
         self._require_open()
-        return Open(self.store.session(isolation, self.config.lease / 2))
+        names = Handling(new_id(self.clock.now()), self._limits, [])
+        return Open(self.store.session(isolation, self.config.lease / 2), names)
 
     def _handle(self, run_id: str, workflow: Workflow[..., Any] | None) -> Run[Any]:
         slot = workflow.signature.result if workflow else None

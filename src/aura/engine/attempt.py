@@ -66,6 +66,9 @@ async def attempt_until_done(
                 raise
             failure = error  # of something else, inside the step
         else:
+            if execution.shadow is not None:
+                execution.shadow.held(call, one.outbox)
+                one.outbox.clear()
             await execution.answer(
                 call, "step", output, attempt=number, started=one.started,
                 events=tuple(one.outbox), later=step.idempotent,
@@ -114,9 +117,9 @@ async def _run_once(
     execution: Execution, step: Step[..., Any], arguments: Arguments, one: Try
 ) -> tuple[Any, bytes]:
     """Run the step's own code; its result as a replay will see it, and as it is stored."""
-    outbox = None if isinstance(step, TransactionStep) else one.outbox
     gate = Gate()
-    outer = scope.set(StepScope(execution.id, one.call.key, one.number, execution, outbox, gate))
+    at = StepScope(execution.id, one.call.key, one.number, execution, one.outbox, gate)
+    outer = scope.set(at)
     try:
         if step.timeout is None:
             value = await _start(execution, step, arguments, one)

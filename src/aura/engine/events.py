@@ -1,8 +1,8 @@
 """Emitting events, and what the code of a handler can ask for.
 
 In a workflow an event is written together with the journal's entry for it, in a step together with
-the step's result, in a handler before the event that it handles counts as handled. So it is there
-exactly once, and not before all that it depends on.
+the step's result, in a transaction together with its statements, in a handler before the event that
+it handles counts as handled. So it is there exactly once, and not before all that it depends on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from aura.codec import Limits, Slot, digest, pack
 from aura.engine.calls import Call
 from aura.engine.definition import check_name
 from aura.engine.lanes import Lane, StepScope, scope
+from aura.engine.transaction import current as open_transaction
 from aura.errors import ConfigError, InvalidInput, RegistrationError
 from aura.store.base import Outcome, Writer
 from aura.store.events import Emit, NewEvent
@@ -49,10 +50,11 @@ def emit(topic: str, payload: Any = None, *, key: str | None = None) -> Awaitabl
     """Add an event to a topic: `await aura.emit("orders.paid", {"id": 7}, key="customer-3")`.
 
     Events of one `key` are handled in order. In a workflow it is emitted exactly once, over crashes
-    and replays, after all that the run did before; in a step or a handler when that has succeeded,
-    and not at all when it fails (in a plain `def` it needs no `await`).
+    and replays, after all that the run did before; in a step, a handler or a transaction when that
+    has succeeded, and not at all when it fails (in a plain `def` it needs no `await`).
 
-    Raises CodecError, PayloadTooLarge, InvalidInput; ConfigError outside: use `app.emit` there.
+    Raises CodecError, PayloadTooLarge, InvalidInput; ConfigError outside: use `app.emit` there;
+    TransactionError after the end of the transaction that it was called in.
     """
     check_topic(topic)
     data = _PAYLOAD.dump(payload)
@@ -68,17 +70,14 @@ def emit(topic: str, payload: Any = None, *, key: str | None = None) -> Awaitabl
 
 def _outbox(current: StepScope | None) -> Handling:
     """Where the code that runs now leaves what it emits."""
+    if (transaction := open_transaction.get()) is not None:
+        return transaction.handling()
     if current is None:
         if (handler := handling.get()) is not None:
             return handler
         raise ConfigError(
             "aura.emit() was called outside a run and a handler",
             hint="Use `await app.emit(topic, payload)` there",
-        )
-    if current.outbox is None:
-        raise ConfigError(
-            "aura.emit() was called in a transaction",
-            hint="Emit after it, in the workflow, which goes on exactly once",
         )
     return Handling(f"{current.run_id}:{current.key}", current.execution.limits, current.outbox)
 
@@ -94,6 +93,10 @@ async def _emit(number: int, topic: str, data: bytes, key: str | None) -> None:
     if execution.recorded(call.key, "event", shape) is not None:
         return
     await execution.ready_for_new(lane)
+    if execution.shadow is not None:
+        execution.shadow.emitted(call.key, topic, data)
+        execution.recorder.record(call, "event")
+        return
     event = NewEvent(topic, f"{execution.id}:{call.key}", key, packed)
     execution.recorder.record(call, "event", events=(event,))
 
@@ -107,9 +110,13 @@ def publish(
     _check(key, "key")
     _check(given, "id")
     packed = _packed(topic, _PAYLOAD.dump(payload), limits)
-    # New ids are neighbours in the database.
-    event_id = f"{int(now * 1000):012x}{secrets.token_hex(8)}" if given is None else given
+    event_id = new_id(now) if given is None else given
     return writer.submit(Emit((NewEvent(topic, event_id, key, packed),)))
+
+
+def new_id(now: float) -> str:
+    """An id for an event, or for several; new ones are neighbours in the database."""
+    return f"{int(now * 1000):012x}{secrets.token_hex(8)}"
 
 
 def check_topic(name: Any) -> None:

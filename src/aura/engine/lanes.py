@@ -89,8 +89,8 @@ class StepScope(NamedTuple):
     key: str
     attempt: int
     execution: Execution
-    outbox: list[NewEvent] | None = None  # what its code emits; it cannot when there is none
-    gate: Gate | None = None
+    outbox: list[NewEvent]  # what its code emits
+    gate: Gate
 
 
 scope: contextvars.ContextVar[Lane | StepScope | None] = contextvars.ContextVar(

@@ -1,4 +1,5 @@
-"""How a transactional step's statements and its journal entry come to be committed together.
+"""How a transactional step's statements, its journal entry and the events that it emits come to be
+committed together.
 
     body ──▶ encode ──▶ take the pen ──▶ number the entry ──▶ commit ──▶ durable: an answer
       │         │                                                │
@@ -22,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aura.codec import to_json
+from aura.engine.events import Handling
 from aura.engine.faults import message
 from aura.engine.lanes import scope
 from aura.engine.transaction import Transaction, current
@@ -33,7 +35,7 @@ from aura.errors import (
     TransactionInDoubt,
 )
 from aura.store.base import Append
-from aura.store.session import Session, Written, to_the_end
+from aura.store.session import Session, Written, append_of, to_the_end
 
 if TYPE_CHECKING:
     from aura.engine.attempt import Try
@@ -82,7 +84,9 @@ async def transacted(
 async def _once(
     execution: Execution, step: TransactionStep[..., Any], one: Try, body: Body, session: Session
 ) -> Any:
-    transaction = Transaction(session, execution.pen)
+    one.outbox.clear()  # of the tries that the database has refused
+    names = Handling(f"{execution.id}:{one.call.key}", execution.limits, one.outbox)
+    transaction = Transaction(session, names, execution.pen)
     lane = scope.set(None)  # what is begun here opens no lane: a replay would not
     try:
         outer = current.set(transaction)
@@ -95,8 +99,9 @@ async def _once(
         await transaction.take_pen()
         written = partial(_written, execution, transaction, session, partial(step.see, value))
         await execution.answer(
-            one.call, "step", output, attempt=one.number, started=one.started, written=written
-        )
+            one.call, "step", output, attempt=one.number, started=one.started, written=written,
+            events=tuple(one.outbox),
+        )  # fmt: skip
     except BaseException:
         await transaction.abandon()
         raise
@@ -126,9 +131,7 @@ async def _commit(
         pen.refuse(error)
         execution.raise_if_stopped()
     except BaseException as error:
-        own = entries[-1]
-        assert isinstance(own, Append)  # noqa: S101  (a transaction emits nothing)
-        pen.amend(own, _failed(execution, own, error))
+        pen.amend(entries[-1], _failed(execution, append_of(entries[-1]), error))
         pen.let_go()
         await session.rollback()
         raise

@@ -14,18 +14,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aura.engine.lanes import Lane, scope
 from aura.engine.pen import Pen
 from aura.errors import RegistrationError, TransactionError
+from aura.store.events import Emit
 from aura.store.session import Row, Session, to_the_end
+
+if TYPE_CHECKING:
+    from aura.engine.events import Handling
 
 _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class Transaction:
-    """A connection to Aura's own database, in one transaction.
+    """A connection to Aura's own database, in one transaction. What `aura.emit` is given meanwhile
+    is committed with it.
 
     Statements have the database's placeholders: `$1, $2` on PostgreSQL, `?` or `:name` (with one
     dict) on SQLite. It begins with the first statement. What is wrong with a statement is raised as
@@ -33,8 +38,9 @@ class Transaction:
     from another task, StoreUnavailable and TransactionConflict; a step is then tried again.
     """
 
-    def __init__(self, session: Session, pen: Pen | None = None) -> None:
+    def __init__(self, session: Session, names: Handling, pen: Pen | None = None) -> None:
         self._session = session
+        self._names = names
         self._pen = pen
         self._task = asyncio.current_task()
         self._marks = 0
@@ -66,8 +72,9 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """What is done inside is undone when it raises, and the transaction goes on."""
+        """What is done and emitted inside is undone when it raises, and the transaction goes on."""
         session = await self._ready()
+        emitted = len(self._names.outbox)
         self._marks += 1
         number = self._marks
         await session.mark("set", number)
@@ -75,6 +82,7 @@ class Transaction:
             yield
         except Exception:
             await session.mark("undo", number)
+            del self._names.outbox[emitted:]
             raise
         await (await self._ready()).mark("keep", number)
 
@@ -94,6 +102,15 @@ class Transaction:
         if not self.began:
             await self.begin()
         return self._session
+
+    def handling(self) -> Handling:
+        """Where `aura.emit` leaves what is committed with it. Raises TransactionError."""
+        if self._over:
+            raise TransactionError(
+                "aura.emit() was called after the end of the transaction that it belongs to",
+                hint="Emit before it ends; a task that outlives it has to be begun outside of it",
+            )
+        return self._names
 
     async def begin(self) -> None:
         """Begin it, if no statement has. What the run writes waits where nobody else may write."""
@@ -130,8 +147,9 @@ current: ContextVar[Transaction | None] = ContextVar("aura_transaction", default
 class Open:
     """`async with app.transaction() as tx`: commits at its end, rolls back when it raises."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, names: Handling) -> None:
         self._session = session
+        self._names = names
 
     async def __aenter__(self) -> Transaction:
         if type(scope.get()) is Lane:
@@ -144,7 +162,7 @@ class Open:
                 "app.transaction() was called in a transaction",
                 hint="Use the connection that is open, and `async with tx.savepoint()`",
             )
-        self._transaction = Transaction(self._session)
+        self._transaction = Transaction(self._session, self._names)
         self._outer = current.set(self._transaction)
         return self._transaction
 
@@ -156,10 +174,13 @@ class Open:
     ) -> None:
         current.reset(self._outer)
         self._transaction.end()
-        if error is not None or not self._transaction.began:
+        events = tuple(self._names.outbox)
+        if error is not None or not (self._transaction.began or events):
             await self._transaction.abandon()
-        else:
-            await to_the_end(asyncio.ensure_future(self._session.commit([])))
+            return
+        await self._transaction.begin()
+        commit = self._session.commit([Emit(events)] if events else [])
+        await to_the_end(asyncio.ensure_future(commit))
 
 
 def without_connection(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -27,6 +27,7 @@ from aura.store.session import (
     Written,
     append_of,
     in_doubt,
+    own_entry,
     refuse_ending,
 )
 
@@ -246,9 +247,9 @@ class PostgresSession:
         The row of the run is locked alone: that waits until the transaction is over, also when the
         server has not heard yet that nobody is there any more.
         """
-        if not entries:
+        last = own_entry(entries)
+        if last is None:
             raise in_doubt(cause)
-        last = append_of(entries[-1])
         for pause in _DOUBTS:
             await self._aid.clock.sleep(pause)
             try:

@@ -91,9 +91,10 @@ class Session(Protocol):
         ...
 
     async def commit(self, entries: Sequence[Written]) -> None:
-        """Write the entries and commit; the last one, without events, is the transaction's own.
-        Raises LeaseLost when the run is another worker's now, and
-        TransactionInDoubt when nobody can tell whether it was committed."""
+        """Write the entries and commit; the last one is the transaction's own, with the events that
+        were emitted in it (outside of runs there are only those). Raises LeaseLost when the run is
+        another worker's now, and TransactionInDoubt when nobody can tell whether it was
+        committed."""
         ...
 
     async def rollback(self) -> None:
@@ -167,7 +168,13 @@ def in_doubt(cause: BaseException) -> TransactionInDoubt:
 
 
 def append_of(op: Written) -> Append:
-    """The entry of what is written, without its events."""
+    """The entry of what a run writes, without its events."""
     found = op.append if isinstance(op, Emit) else op
     assert found is not None  # noqa: S101  (a run writes events with entries only)
     return found
+
+
+def own_entry(entries: Sequence[Written]) -> Append | None:
+    """The entry that tells whether a transaction was committed; None outside of runs."""
+    last = entries[-1] if entries else None
+    return last.append if isinstance(last, Emit) else last

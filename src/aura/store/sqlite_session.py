@@ -22,6 +22,7 @@ from aura.store.session import (
     Written,
     append_of,
     in_doubt,
+    own_entry,
     refuse_ending,
     to_the_end,
 )
@@ -262,7 +263,8 @@ def _commit(
     except sqlite3.Error as error:
         try:
             _roll_back(db)
-            return None if entries and _is_there(db, append_of(entries[-1])) else error
+            own = own_entry(entries)
+            return None if own is not None and _is_there(db, own) else error
         except sqlite3.Error as worse:
             return in_doubt(worse)
     return None
