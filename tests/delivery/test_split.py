@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aura.delivery.split import Arm, Split
+from aura.delivery.split import Arm, Hashing, Split
 from aura.errors import SplitError
-from aura.stats.hashing import BUCKETS, growthbook_hash
+from aura.stats.hashing import BUCKETS, Hash, growthbook_hash
 
 UNITS = [f"unit-{n}" for n in range(300)]
 
@@ -186,3 +186,41 @@ def test_bytes_that_are_no_split_are_refused(data: bytes) -> None:
 def test_a_newer_auras_keys_are_ignored() -> None:
     body = json.loads(split(0.5).to_json()) | {"new": 1}
     assert Split.from_json(json.dumps(body).encode()) == split(0.5)
+
+
+# ------------------------------------------------------------------ other systems' hashes
+
+
+def moved_in(algorithm: Hash, seed: str, weight: float) -> Split:
+    arms = (Arm("base", 1 - weight), Arm("cand", weight))
+    return Split("s", 1, "s/run", arms, hashing=Hashing(algorithm, seed))
+
+
+def test_who_comes_from_another_system_keeps_the_users_places() -> None:
+    """The published cases of Unleash and flagd (see tests/stats/test_hashing.py), as splits."""
+    half = moved_in("unleash", "AB12A", 0.5)
+    assert [half.assign(unit) for unit in ("122", "155")] == ["cand", "base"]
+    tenth = moved_in("unleash", "Feature.flexibleRollout.10", 0.1)
+    assert [tenth.assign(unit) for unit in ("174", "499")] == ["cand", "base"]
+    heads = moved_in("flagd", "fractional-flag-shorthand", 0.5)
+    assert heads.assign("jon@company.com") == "cand"
+    assert heads.assign("jane@company.com") == "base"
+    # GrowthBook: cases.json has 0.0505 for the seed "seed" and "a"
+    assert moved_in("growthbook", "seed", 0.06).assign("a") == "cand"
+    assert moved_in("growthbook", "seed", 0.05).assign("a") == "base"
+
+
+def test_another_hash_is_stored_and_the_usual_one_is_not() -> None:
+    split = moved_in("flagd", "key", 0.25)
+    assert Split.from_json(split.to_json()) == split
+    assert split.with_weights({"cand": 0.5}).hashing == Hashing("flagd", "key")
+    assert b"hashing" not in moved_in("growthbook", "", 0.25).to_json()
+
+
+def test_weights_that_a_hash_cannot_tell_are_refused() -> None:
+    with pytest.raises(SplitError, match=r"0\.005.*unleash.*1%"):
+        moved_in("unleash", "g", 0.005)
+    with pytest.raises(SplitError, match="md5"):
+        Hashing("md5")  # type: ignore[arg-type]
+    with pytest.raises(SplitError, match="cannot be read"):
+        Split.from_json(moved_in("flagd", "key", 0.25).to_json().replace(b"flagd", b"md5"))

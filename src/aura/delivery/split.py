@@ -1,7 +1,7 @@
 """A split: the sticky weighted choice among arms.
 
-A unit's bucket (0 to 9999, GrowthBook's hash, version 2) never changes while the seed stays the
-same. The arms own ranges of buckets:
+A unit's bucket (0 to 9999; GrowthBook's hash, version 2, unless `Hashing` says otherwise) never
+changes while the seed stays the same. The arms own ranges of buckets:
 
     0                                                                  9999
     | first candidate  ->            baseline             <-  the others |
@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from aura.delivery.layers import Gate
 from aura.errors import LayerError, SplitError
-from aura.stats.hashing import BUCKETS, growthbook_bucket
+from aura.stats.hashing import BUCKETS, HASHES, STEP, Hash, bucket, growthbook_bucket
 
 T = TypeVar("T")
 
@@ -62,6 +62,33 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class Hashing:
+    """Another system's hash, so that who comes from there keeps its users' places.
+
+    `algorithm` is growthbook, unleash or flagd; `seed` is what that system hashes with the unit
+    (GrowthBook's seed, Unleash's group id, flagd's flag key), "" for the split's own seed. The
+    system's first variation is to be the first candidate here: both begin at 0. Raises SplitError.
+    """
+
+    algorithm: Hash = "growthbook"
+    seed: str = ""
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in HASHES:
+            raise SplitError(f"no hash {self.algorithm!r}", hint=f"use {', '.join(HASHES)}")
+
+    def check(self, arm: Arm) -> None:
+        """Raise SplitError when the hash cannot tell the arm's weight exactly."""
+        step = STEP[self.algorithm]
+        if arm.buckets % step:
+            raise SplitError(
+                f"the weight of arm {arm.name} is {arm.weight!r}, between two places of "
+                f"{self.algorithm}'s hash",
+                hint=f"use multiples of {step / BUCKETS:g} ({step / BUCKETS:.0%})",
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Split:
     """Who is sent where. Raises SplitError when the arms cannot be laid out.
 
@@ -85,10 +112,13 @@ class Split:
     gate: Gate | None = None
     moving: bool = False
     forced: str = ""
+    hashing: Hashing = Hashing()
 
     def __post_init__(self) -> None:
         if not self.arms:
             raise SplitError(f"split {self.name} has no arms", hint="give at least a baseline")
+        for arm in self.arms[1:]:
+            self.hashing.check(arm)
         names = [arm.name for arm in self.arms]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -120,14 +150,14 @@ class Split:
         """The name of the arm that serves this unit."""
         if self.gate is not None and not self.gate.admits(unit):
             return self.baseline
-        bucket = growthbook_bucket(self.seed, unit)
+        place = bucket(self.hashing.algorithm, self.hashing.seed or self.seed, unit)
         candidates = self.arms[1:]
-        if candidates and bucket < candidates[0].buckets:
+        if candidates and place < candidates[0].buckets:
             return candidates[0].name
         lowest = BUCKETS
         for arm in candidates[1:]:
             lowest -= arm.buckets
-            if bucket >= lowest:
+            if place >= lowest:
                 return arm.name
         return self.baseline
 
@@ -204,6 +234,8 @@ class Split:
         }
         if self.gate is not None:
             body["gate"] = self.gate.plain()
+        if self.hashing != Hashing():
+            body["hashing"] = [self.hashing.algorithm, self.hashing.seed]
         return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
@@ -221,6 +253,7 @@ class Split:
                 moving=_typed(body.get("moving", False), bool),
                 forced=_typed(body.get("forced", ""), str),
                 gate=Gate.read(body["gate"]) if "gate" in body else None,
+                hashing=Hashing(*body.get("hashing", ())),
             )
         except (
             ValueError,
