@@ -20,7 +20,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aura.clock import Clock
 from aura.codec import Limits, pack, plain, to_json, unpack
@@ -28,6 +28,7 @@ from aura.engine.attempt import attempt_until_done
 from aura.engine.calls import Call, Services
 from aura.engine.children import Children
 from aura.engine.definition import Workflow
+from aura.engine.departed import Departed
 from aura.engine.faults import dump_run_error, load_step_failure
 from aura.engine.idleness import Idleness
 from aura.engine.lanes import Lane, scope
@@ -37,6 +38,7 @@ from aura.engine.patching import Patches
 from aura.engine.pen import Pen
 from aura.engine.recorder import Recorder
 from aura.engine.replay import Replay, Turns
+from aura.engine.shadow import Shadow, is_compensation, is_shadow
 from aura.engine.storeclock import sleep_till
 from aura.engine.streams import Streams
 from aura.engine.succession import succession
@@ -44,6 +46,7 @@ from aura.engine.timeouts import Alarm, in_time
 from aura.errors import (
     AuraError,
     BeginAnew,
+    EffectSuppressed,
     HistoryTooLong,
     LeaseLost,
     NonDeterminism,
@@ -84,6 +87,7 @@ class Execution:
         self.streams = Streams(self, self._replay.streams)
         self.patches = Patches(self, self._replay.patches)
         self.idleness = Idleness(self, services)
+        self.shadow = Shadow(self, claimed.journal) if is_shadow(claimed.run.queue) else None
         self._seen: int | None = None  # the last signal that was considered before leaving memory
         self._stop: BaseException | None = None
         self._wake_at: float | None = None
@@ -243,6 +247,14 @@ class Execution:
         else:
             self.suspend(wake_at)
 
+    def leave(self) -> None:
+        """It is over here: its parts and it let go of each other."""
+        departed = cast("Execution", Departed(self.id))
+        self.recorder._execution = self.streams._execution = departed
+        self.children._execution = self.patches._execution = departed
+        self.idleness._execution = departed
+        self._root = None
+
     def track(self, task: asyncio.Task[Any], depth: int) -> None:
         """A branch was created, so many branches below the workflow function."""
         self._deepest = max(self._deepest, depth)
@@ -285,9 +297,13 @@ class Execution:
             await self._turns.take(entry.seq, self._rest)
             if entry.error is not None:
                 raise load_step_failure(entry.error)
+            if self.shadow is not None and is_compensation(key):
+                return None
             assert entry.output is not None  # noqa: S101  (one of the two is always there)
             return step.signature.result.load(unpack(entry.output))
         await self.ready_for_new(lane)
+        if self.shadow is not None and not step.idempotent:
+            return await self.shadow.step(step, Call(key, fingerprint, data), (args, kwargs))
         if not step.idempotent:
             await self.recorder.durable()
             if self._release_at is not None:
@@ -310,7 +326,7 @@ class Execution:
         entry = self._take(key, "value", "")
         if entry is not None:
             return plain(entry.output)
-        made = make()
+        made = make() if self.shadow is None else self.shadow.value(key, name, make)
         self.recorder.record(Call(key, "", None), "value", output=to_json(made), later=True)
         return made
 
@@ -403,6 +419,8 @@ class Execution:
     async def _ending(self) -> Settle | BeginAnew | None:
         """Run the function; the settlement to write, or None when the run is lost."""
         try:
+            if self.shadow is not None:
+                await self.shadow.open()
             arguments = self.workflow.signature.load(unpack(self.record.input))
             value = await in_time(self, self._call(arguments))
             self._check_awaited()
@@ -448,6 +466,8 @@ class Execution:
         """How the run ends: as its function did, unless the engine stopped it meanwhile."""
         if self._stop is None:
             return self._settle(state, output=output, error=error)
+        if isinstance(self._stop, EffectSuppressed):
+            return self._settle("cancelled", error=dump_run_error(self._stop))
         if isinstance(self._stop, AuraError):
             return self._settle("parked", error=dump_run_error(self._stop))
         if isinstance(self._stop, Suspended):

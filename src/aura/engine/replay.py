@@ -21,6 +21,7 @@ from aura.engine.poison import RECOVERED
 from aura.errors import NonDeterminism
 from aura.store.base import Entry
 
+SUPPRESSED = "suppressed"  # the kind of entries that say what a shadow run did not do
 BACK = "/back"  # ends the key under which a signal that came to a cancelled branch is handed back
 _STALL = 0.05  # seconds without progress after which a turn that nobody takes is passed over ...
 _STALL_ROUNDS = 100  # ... if the event loop came round so often since
@@ -45,10 +46,17 @@ class Replay:
                 self.streams.append(entry)
             elif entry.kind == "patch":
                 self.patches.add(entry.fingerprint)
-            elif entry.kind == RECOVERED:
+            elif entry.kind in (RECOVERED, SUPPRESSED):
                 continue  # nobody asks for it
             else:
                 (self._attempts if entry.kind == "attempt" else self._recorded)[entry.key] = entry
+        self.answers: list[int] = []
+        self.received: set[int] = set()
+        if self.length:
+            self._understand()
+
+    def _understand(self) -> None:
+        """Sort out what was recorded: calls that have ended, answers, and signals taken."""
         for key in self._attempts.keys() & self._recorded.keys():
             del self._attempts[key]  # the call has ended
         returned = {e.key[: -len(BACK)] for e in self._recorded.values() if e.kind == "back"}

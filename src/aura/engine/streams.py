@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -35,10 +34,11 @@ class Streams:
     def __init__(self, execution: Execution, recorded: Iterable[Entry]) -> None:
         self._execution = execution
         self._loop = asyncio.get_running_loop()
-        self._recorded: Counter[str] = Counter()
+        self._recorded: dict[str, int] = {}  # items by the key of who wrote them
         for entry in recorded:
-            self._recorded[entry.key.rpartition("#")[0]] += int(plain(entry.input))
-        self._written: Counter[str] = Counter()
+            key = entry.key.rpartition("#")[0]
+            self._recorded[key] = self._recorded.get(key, 0) + int(plain(entry.input))
+        self._written: dict[str, int] = {}
         self._buffers: dict[tuple[str, str], list[bytes]] = {}
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -47,7 +47,9 @@ class Streams:
     def behind(self) -> bool:
         """Whether the journal has items of a lane that the code has not written again yet."""
         return any(
-            count > self._written[key] for key, count in self._recorded.items() if "#" not in key
+            count > self._written.get(key, 0)
+            for key, count in self._recorded.items()
+            if "#" not in key
         )
 
     def write(self, place: str, name: str, item: bytes) -> None:
@@ -66,8 +68,9 @@ class Streams:
 
     def _add(self, place: str, name: str, item: bytes) -> None:
         key = f"{place}/stream:{name}"
-        if self._recorded[key] > self._written[key]:
-            self._written[key] += 1
+        written = self._written.get(key, 0)
+        if self._recorded.get(key, 0) > written:
+            self._written[key] = written + 1
             return
         self._buffers.setdefault((key, name), []).append(item)
         self._size += len(item)
@@ -91,8 +94,9 @@ class Streams:
 
     def _record(self, buffers: dict[tuple[str, str], list[bytes]]) -> None:
         for (key, name), items in buffers.items():
-            call = Call(f"{key}#{self._written[key] + 1}", name, b"%d" % len(items))
-            self._written[key] += len(items)
+            written = self._written.get(key, 0)
+            call = Call(f"{key}#{written + 1}", name, b"%d" % len(items))
+            self._written[key] = written + len(items)
             self._execution.recorder.record(call, "stream", output=self._packed(items))
 
     def _packed(self, items: list[bytes]) -> bytes:

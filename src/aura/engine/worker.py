@@ -254,6 +254,7 @@ class Worker:
             self._begun = {one for one in self._begun if one[0] in self._starting}
 
     def _ended(self, execution: Execution, task: asyncio.Task[None]) -> None:
+        execution.leave()
         run = execution.record
         if execution.cut_off is not None and run.owner == self.id:
             self.renounce(execution.cut_off)

@@ -1,0 +1,60 @@
+"""A run's memory is free when it has ended, without the garbage collector."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+
+import pytest
+
+import aura
+from aura import Aura, Config, step
+from aura.engine.departed import Departed
+from aura.engine.execution import Execution
+from aura.errors import LeaseLost
+
+
+@step
+async def one(number: int) -> int:
+    return number
+
+
+async def busy(count: int) -> int:
+    await asyncio.gather(*(one(number) for number in range(count)))
+    aura.stream("log").write("done")
+    aura.set_state("at", count)
+    return await one(count)
+
+
+async def test_a_run_that_has_ended_leaves_nothing_in_circles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[weakref.ref[Execution]] = []
+    begin = Execution.__init__
+
+    def remember(self: Execution, *args: object) -> None:
+        begin(self, *args)  # type: ignore[arg-type]  # handed on as they come
+        seen.append(weakref.ref(self))
+
+    monkeypatch.setattr(Execution, "__init__", remember)
+    app = Aura("memory", config=Config(database=":memory:"))
+    app.workflow(version="1.0.0")(busy)
+    async with app:
+        gc.collect()
+        gc.disable()
+        try:
+            assert await (await app.start("busy", 5)).result() == 5
+            await asyncio.sleep(0.1)  # what was said to be written is written
+            assert [ref() for ref in seen] == [None]
+        finally:
+            gc.enable()
+
+
+def test_what_has_departed_says_so() -> None:
+    departed = Departed("r-1")
+    departed.lose(ValueError())
+    with pytest.raises(LeaseLost, match="r-1"):
+        departed.recorder.record()
+    with pytest.raises(LeaseLost):
+        departed.raise_if_stopped()
