@@ -2,8 +2,8 @@
 
 The default is GrowthBook's hash (github.com/growthbook/growthbook, packages/sdk-js/src/util.ts):
 32-bit FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/) in which each UTF-16 code unit counts as
-one octet, as JavaScript's `charCodeAt` gives them. A unit is thus kept on the same arm by a client that
-uses any of GrowthBook's SDKs and by Aura.
+one octet, as JavaScript's `charCodeAt` gives them. A unit is thus kept on the same arm by a client
+that uses any of GrowthBook's SDKs and by Aura.
 
 Who comes from another system keeps its users' places with that system's hash (`bucket`):
 
