@@ -202,6 +202,29 @@ async def test_a_task_that_outlives_the_transaction_is_told(bank: Bank) -> None:
     assert await published(app) == []
 
 
+async def test_a_run_that_begins_anew_emits_anew(bank: Bank) -> None:
+    """The keys of its journal begin again, and the events are others."""
+    pay = pays(bank)
+
+    @step
+    def tell(turn: int) -> None:
+        aura.emit(TOPIC, turn)
+
+    async def flow(turn: int) -> int:
+        await aura.emit(TOPIC, turn)
+        await tell(turn)
+        balance = await pay(1)
+        if turn < 3:
+            aura.continue_as_new(turn + 1)
+        return balance
+
+    app = await opened(bank, workflow := declare(flow))
+    assert await (await app.start(workflow, 1, id="r")).result(timeout=30) == 103
+    found = await published(app)
+    assert [payload for *_, payload in found] == [1, 1, 1, 101, 2, 2, 1, 102, 3, 3, 1, 103]
+    assert [event[0].partition(":")[0] for event in found[::4]] == ["r", "r@2", "r@3"]
+
+
 async def test_this_process_and_others_hear_of_it(bank: Bank) -> None:
     pay = pays(bank)
 

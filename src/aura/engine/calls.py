@@ -57,6 +57,11 @@ class Call(NamedTuple):
     input: bytes | None
 
 
+def execution_id(run: RunRecord) -> str:
+    """The name of a run's present execution: its id, and from the second one on its number."""
+    return run.id if run.execution == 1 else f"{run.id}@{run.execution}"
+
+
 def loop_is_closing() -> bool:
     """asyncio cancels every task then; a cancelled run shares the loop with those that go on."""
     return all(task.cancelling() for task in asyncio.all_tasks() if not task.done())

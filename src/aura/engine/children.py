@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aura.codec import Slot, digest, is_encrypted, pack, plain, same_json, to_json, unpack
-from aura.engine.calls import Call, loop_is_closing
+from aura.engine.calls import Call, execution_id, loop_is_closing
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
 from aura.engine.storeclock import end_wait
@@ -64,11 +64,6 @@ _FIRST_LOOK, _LONGEST_LOOK = 15.0, 300.0  # seconds between looks at a run that 
 _AGE_SHARE = 0.25  # ... or this part of its age
 _NAP = 0.2  # seconds until a read that failed is tried again
 _KEY_PATIENCE = 60.0  # seconds until a result whose key is missing is looked at again
-
-
-def execution_id(run: RunRecord) -> str:
-    """The name of a run's present execution: its id, and from the second one on its number."""
-    return run.id if run.execution == 1 else f"{run.id}@{run.execution}"
 
 
 def child_id(execution: str, key: str) -> str:
@@ -189,6 +184,11 @@ class Children:
         """It has ended, as far as the journal or a signal says."""
         if self._family is not None:
             self._family.started.discard(child)
+
+    @property
+    def store(self) -> Store | None:
+        """The store in which this run is; None in a rehearsal."""
+        return None if self._family is None else self._family.store
 
     def are_in(self, store: Store | None) -> bool:
         """Whether that is the store in which this run and its children are. A rehearsal has none:
@@ -340,6 +340,10 @@ async def _started(
         return await _again(execution, entry)
     await execution.ready_for_new(lane)
     await execution.recorder.durable()
+    if execution.shadow is not None:
+        baseline = execution.shadow.baseline
+        baseline = terms.id or (child_id(baseline, key) if baseline else "")
+        terms = terms._replace(id=None, place=execution.shadow.place(terms.place, baseline))
     chosen = terms.id or child_id(execution_id(execution.record), key)
     op = _op(execution, chosen, workflow, data, fingerprint, terms)
     call = Call(key, fingerprint, data if len(data) <= _INLINE_INPUT else None)
@@ -468,6 +472,8 @@ async def _ended(
         except RunNotFound as missing:
             record = missing
         await _require_keys(execution, record)
+        if execution.shadow is not None and isinstance(record, RunRecord):
+            execution.shadow.ended(run_id, record.error)
         output = record.output if isinstance(record, RunRecord) else None
         error = _dump_error(_failure(record, run_id, timeout)) if output is None else None
         await execution.answer(Call(key, mark, None), "ended", output, error=error)

@@ -11,8 +11,7 @@ from typing import Any
 
 from aura.clock import SystemClock
 from aura.codec import Slot, pack
-from aura.engine.calls import Call
-from aura.engine.children import execution_id
+from aura.engine.calls import Call, execution_id
 from aura.engine.definition import check_signal_name
 from aura.engine.events import handling
 from aura.engine.lanes import Lane, StepScope, scope

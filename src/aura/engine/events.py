@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from aura.codec import Limits, Slot, digest, pack
-from aura.engine.calls import Call
+from aura.engine.calls import Call, execution_id
 from aura.engine.definition import check_name
 from aura.engine.lanes import Lane, StepScope, scope
 from aura.engine.transaction import current as open_transaction
@@ -79,7 +79,8 @@ def _outbox(current: StepScope | None) -> Handling:
             "aura.emit() was called outside a run and a handler",
             hint="Use `await app.emit(topic, payload)` there",
         )
-    return Handling(f"{current.run_id}:{current.key}", current.execution.limits, current.outbox)
+    source = f"{execution_id(current.execution.record)}:{current.key}"
+    return Handling(source, current.execution.limits, current.outbox)
 
 
 async def _emit(number: int, topic: str, data: bytes, key: str | None) -> None:
@@ -97,7 +98,8 @@ async def _emit(number: int, topic: str, data: bytes, key: str | None) -> None:
         execution.shadow.emitted(call.key, topic, data)
         execution.recorder.record(call, "event")
         return
-    event = NewEvent(topic, f"{execution.id}:{call.key}", key, packed)
+    event_id = f"{execution_id(execution.record)}:{call.key}"
+    event = NewEvent(topic, event_id, key, packed)
     execution.recorder.record(call, "event", events=(event,))
 
 

@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aura.codec import to_json
+from aura.engine.calls import execution_id
 from aura.engine.events import Handling
 from aura.engine.faults import message
 from aura.engine.lanes import scope
@@ -85,7 +86,8 @@ async def _once(
     execution: Execution, step: TransactionStep[..., Any], one: Try, body: Body, session: Session
 ) -> Any:
     one.outbox.clear()  # of the tries that the database has refused
-    names = Handling(f"{execution.id}:{one.call.key}", execution.limits, one.outbox)
+    source = f"{execution_id(execution.record)}:{one.call.key}"
+    names = Handling(source, execution.limits, one.outbox)
     transaction = Transaction(session, names, execution.pen)
     lane = scope.set(None)  # what is begun here opens no lane: a replay would not
     try:
