@@ -27,6 +27,7 @@ from aura.engine.handle import Deadline
 from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
+from aura.engine.onto import Onto
 from aura.engine.poison import MOST_RECOVERIES
 from aura.engine.promotion import Residence
 from aura.engine.queues import (
@@ -179,8 +180,9 @@ class Aura(Events):
         self.config = config or Config()
         self.clock = clock or SystemClock()
         self.registry = Registry()
-        self.rollouts = Rollouts()
-        self.registry.add(self.rollouts.engine.workflow)
+        self.rollouts = Rollouts(Onto(self.registry))
+        for workflow in self.rollouts.workflows:
+            self.registry.add(workflow)
         self._resolver: Resolver = resolver or self.registry
         self._residence = Residence()
         self._limits = Limits(max_bytes=self.config.max_payload)

@@ -79,7 +79,9 @@ def test_a_run_is_shown_as_a_tree_of_lanes(aura: Aura) -> None:
 def test_the_shape_of_a_run(aura: Aura) -> None:
     aura("run", "research:app", "research", '"abc"', "--version", "1.0.0", "--id", "tree")
     found = aura("runs", "show", "tree", "--json").json
-    assert found.keys() == {"run", "input", "output", "journal", "children", "more_children"}
+    assert found.keys() == {
+        *("run", "input", "output", "journal", "children", "more_children", "suppressed")
+    }
     assert found["run"].keys() == RUN_KEYS
     assert found["input"].keys() == {"bytes", "whole", "value", "preview", "encrypted"}
     (call,) = found["journal"]

@@ -113,6 +113,7 @@ def show_(
     _show_head(detail, full=full)
     if detail.journal:
         show(_branch(Tree(Text("journal", "bold")), tree, full=full))
+    _show_suppressed(detail)
     _show_children(detail)
     _show_end(detail, full=full)
 
@@ -182,6 +183,22 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
     grid = table(("", ""), facts)
     grid.show_header = False
     show(grid)
+
+
+def _show_suppressed(detail: RunDetail) -> None:
+    if not detail.suppressed:
+        return
+    columns = ("=SUPPRESSED", "NAME", "ANSWERED BY", "ARGUMENTS")
+    rows = (
+        (
+            clean(one.what),
+            clean(one.name),
+            one.answer,
+            payload(one.arguments, 80),
+        )
+        for one in detail.suppressed
+    )
+    show(table(columns, rows))
 
 
 def _show_children(detail: RunDetail) -> None:

@@ -15,6 +15,7 @@ from aura.engine.eventbus import EventBus
 from aura.engine.events import publish
 from aura.engine.lanes import settle_dependencies
 from aura.engine.retry import Retry
+from aura.engine.shadow import held_event
 from aura.engine.subscriptions import (
     RETRIES,
     AfterDead,
@@ -95,6 +96,8 @@ class Events:
         """
         self._require_open()
         event = (topic, payload, key, id)
+        if held_event(topic, payload):
+            return
         await settle_dependencies()
         await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -59,6 +59,7 @@ class Workflow(Generic[P, R]):
         queue: str | None = None,
         requires: frozenset[str] = frozenset(),
         durability: Durability | None = None,
+        stubs: Mapping[str, Callable[..., Any]] | None = None,
     ) -> None:
         check_name(name, "a workflow")
         if durability is not None:
@@ -80,6 +81,7 @@ class Workflow(Generic[P, R]):
         self.queue = queue
         self.requires = requires
         self.durability = durability
+        self.stubs = dict(stubs or {})
         self.signature = Signature(function, f"workflow {name}")
         functools.update_wrapper(self, function)
 

@@ -9,6 +9,7 @@ from aura.codec import is_encrypted, plain, to_json, unpack
 from aura.errors import (
     AuraError,
     DecryptionFailed,
+    EffectSuppressed,
     RunCancelled,
     RunError,
     RunFailed,
@@ -108,6 +109,8 @@ def run_error(run: RunRecord) -> RunError:
     """The error of a run that ended without a result."""
     found = plain(run.error) or {}
     name = f"run {run.id} of {run.workflow} {run.version}"
+    if run.state == "cancelled" and found.get("type") == EffectSuppressed.__name__:
+        return EffectSuppressed(found["message"], run_id=run.id, hint=found.get("hint", ""))
     if run.state == "cancelled":
         return RunCancelled(f"{name} was cancelled", run_id=run.id)
     if run.state == "moved":

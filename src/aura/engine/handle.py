@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from aura.clock import Clock
 from aura.codec import Limits, Slot, pack, plain, to_json, unpack
@@ -18,6 +18,7 @@ from aura.engine.faults import run_error
 from aura.engine.fork import Fork, fork, fork_id
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.saga_report import SagaReport, report
+from aura.engine.shadow import Suppressed, held_back, suppressed
 from aura.errors import (
     ConfigError,
     InvalidInput,
@@ -280,6 +281,8 @@ class Run(Generic[R]):
         Gives the state after the request: "running" until its code has stopped.
         """
         self._results.require_open()
+        if await held_back("cancel", self.id, b"null", self.id):
+            return await self.status()
         await settle_dependencies()
         outcome: Any = await self._writer.submit(RequestCancel(self.id))
         if outcome is None:
@@ -291,6 +294,8 @@ class Run(Generic[R]):
         another version when one is given. Harmless when it is not parked. Gives the state after it.
         Raises RunNotFound."""
         self._results.require_open()
+        if await held_back("requeue", self.id, b"null", self.id):
+            return await self.status()
         await settle_dependencies()
         if await self._store.requeue(self.id, version):
             await self._writer.submit(Announce("ready"))
@@ -306,6 +311,7 @@ class Run(Generic[R]):
         idempotency keys of its own. Raises RunNotFound, InvalidInput, RunConflict.
         """
         self._results.require_open()
+        await held_back("fork", self.id, b"null", self.id)
         await settle_dependencies()
         what = Fork(self.id, fork_id(self.id) if id is None else id, at, version)
         made = await fork(self._store, what, self._results.now())
@@ -346,7 +352,11 @@ class Run(Generic[R]):
                 f"a signal cannot have the id {key!r:.80}",
                 hint=f"Give 1 to {_LONGEST_ID} characters",
             )
-        data = pack(_PAYLOAD.dump(payload), self._limits, f"the payload of signal {name}")
+        plain_data = _PAYLOAD.dump(payload)
+        what: Literal["signal", "update"] = "update" if name.startswith(UPDATE) else "signal"
+        if await held_back(what, name.removeprefix(UPDATE), plain_data, self.id):
+            return Sent(0, False, False, await self.status())
+        data = pack(plain_data, self._limits, f"the payload of signal {name}")
         until = self._results.moment(deadline)
         op = SendSignal(self.id, name, data, key or uuid.uuid4().hex, priority, until)
         await settle_dependencies()
@@ -409,6 +419,10 @@ class Run(Generic[R]):
                 if state in SETTLED:
                     raise RunEnded(f"run {self.id} is {state} and did not answer the update")
                 await news.wait()
+
+    async def suppressed(self) -> list[Suppressed]:
+        """The effects that a shadow run did not make, in order, from its journal."""
+        return suppressed(await self._store.journal(self.id))
 
     async def sagas(self) -> list[SagaReport]:
         """What became of the run's sagas and their steps, from its journal. Raises RunNotFound."""

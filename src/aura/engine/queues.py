@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from aura.engine.definition import check_name
+from aura.engine.shadow import LIMITS, is_shadow
 from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownQueue
 from aura.store.base import Announce, Store, Writer
 from aura.store.queues import Offer, Placement, QueueLimits
@@ -176,7 +177,7 @@ class Queues:
         name = None if place is None else place.queue
         if name is None or name in self._known:
             return
-        await self._look({name} & self._declared.keys())
+        await self._look({name} & self._declared.keys(), name)
         if name not in self._known:
             raise UnknownQueue(
                 f"there is no queue {name}",
@@ -184,11 +185,15 @@ class Queues:
                 f"{', '.join(sorted(self._known)) or 'none'}",
             )
 
-    async def _look(self, declared: set[str]) -> None:
-        """Which queues there are; these are stored, if need be."""
+    async def _look(self, declared: set[str], wanted: str | None = None) -> None:
+        """Which queues there are; these are stored, if need be, and that of shadows when it is the
+        one that is wanted."""
         there = {one.name: one.limits for one in await self._store.queues()}
         for name in sorted(declared):
             await self._define(self._declared[name], there.get(name))
+        if wanted is not None and is_shadow(wanted) and wanted not in {*there, *declared}:
+            await self._store.put_queue(wanted, LIMITS, replace=False)
+            declared = declared | {wanted}
         self._known |= {*there, *declared}
 
     async def _define(self, queue: Queue, before: QueueLimits | None) -> None:

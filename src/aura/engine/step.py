@@ -33,6 +33,7 @@ class Step(Generic[P, R]):
         retry: Retry = Retry(),  # noqa: B008  (frozen)
         timeout: float | None = None,
         idempotent: bool = False,
+        shadow: Callable[..., Any] | None = None,
     ) -> None:
         if isinstance(function, Workflow):
             raise RegistrationError(
@@ -60,6 +61,7 @@ class Step(Generic[P, R]):
         self.retry = retry
         self.timeout = timeout
         self.idempotent = idempotent
+        self.stub = None if shadow is None else Step(shadow, name=self.name).function
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = Signature(function, f"step {self.name}")
         functools.update_wrapper(self, function)
@@ -100,8 +102,11 @@ class TransactionStep(Step[P, R]):
         timeout: float | None = None,
         isolation: Isolation | None = None,
         database: str | None = None,
+        shadow: Callable[..., Any] | None = None,
     ) -> None:
-        super().__init__(without_connection(function), name=name, retry=retry, timeout=timeout)
+        super().__init__(
+            without_connection(function), name=name, retry=retry, timeout=timeout, shadow=shadow
+        )
         if isolation is not None and isolation not in ISOLATIONS:
             raise RegistrationError(
                 f"step {self.name} has isolation={isolation!r}",
@@ -129,7 +134,8 @@ class StepDecorator:
 
     `retries` is how often to try again (exponential backoff with jitter), or a `Retry`; `timeout`
     bounds each try in seconds; `idempotent=True` says that running it twice does no harm, so its
-    journal entry may be batched; `name` replaces the function's name in journal keys.
+    journal entry may be batched; `name` replaces the function's name in journal keys; `shadow` is
+    called instead, with the same arguments, in shadow runs whose baseline has no answer.
     `@step.transaction` declares one whose own SQL is committed together with its journal entry.
     """
 
@@ -148,6 +154,7 @@ class StepDecorator:
         timeout: float | None = None,
         idempotent: bool = False,
         name: str | None = None,
+        shadow: Callable[..., Any] | None = None,
     ) -> _Decorator: ...
 
     def __call__(
@@ -159,11 +166,15 @@ class StepDecorator:
         timeout: float | None = None,
         idempotent: bool = False,
         name: str | None = None,
+        shadow: Callable[..., Any] | None = None,
     ) -> Any:
         retry = _retry(retries)
 
         def decorate(function: Callable[..., Any]) -> Step[..., Any]:
-            return Step(function, name=name, retry=retry, timeout=timeout, idempotent=idempotent)
+            return Step(
+                function, name=name, retry=retry, timeout=timeout, idempotent=idempotent,
+                shadow=shadow,
+            )  # fmt: skip
 
         return decorate if function is None else decorate(function)
 
@@ -182,6 +193,7 @@ class StepDecorator:
         name: str | None = None,
         isolation: Isolation | None = None,
         database: str | None = None,
+        shadow: Callable[..., Any] | None = None,
     ) -> _TransactionDecorator: ...
 
     def transaction(
@@ -194,6 +206,7 @@ class StepDecorator:
         name: str | None = None,
         isolation: Isolation | None = None,
         database: str | None = None,
+        shadow: Callable[..., Any] | None = None,
     ) -> Any:
         """Declare a step that gets a connection to Aura's own database as its first argument.
 
@@ -207,7 +220,7 @@ class StepDecorator:
         def decorate(function: Callable[..., Any]) -> TransactionStep[..., Any]:
             return TransactionStep(
                 function, name=name, retry=retry, timeout=timeout, isolation=isolation,
-                database=database,
+                database=database, shadow=shadow,
             )  # fmt: skip
 
         return decorate if function is None else decorate(function)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from aura.engine.replay import SUPPRESSED
 from aura.store.base import Entry
 
 CallState = Literal["done", "failed", "retrying", "waiting"]
@@ -79,6 +80,8 @@ def calls(entries: Iterable[Entry]) -> tuple[Call, ...]:
     """The calls of a journal (its entries in order of seq)."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
+        if entry.kind == SUPPRESSED:
+            continue  # it says of a call that it was not made
         found.setdefault(entry.key.removesuffix(_LATER.get(entry.kind, "")), []).append(entry)
     return tuple(_call(key, tuple(of)) for key, of in found.items())
 

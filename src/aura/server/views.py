@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aura.codec import plain, unpack
+from aura.engine.shadow import suppressed_entries
 from aura.errors import CodecError, DecryptionFailed
 from aura.server.journal import Call, CallState, calls
 from aura.store.base import Entry, RunRecord, RunState, StoreInfo, Worker
@@ -101,9 +102,21 @@ class CallView:
 
 
 @dataclass(frozen=True, slots=True)
+class SuppressedView:
+    """An effect that a shadow run did not make: see `aura.engine.shadow.Suppressed`."""
+
+    key: str
+    what: str
+    name: str
+    answer: str
+    arguments: Payload | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunDetail:
     """A run with what went in, what came out and its journal, in the order of its calls. `children`
-    are the newest runs that it has started; whether there are more says `more_children`."""
+    are the newest runs that it has started; whether there are more says `more_children`.
+    `suppressed` are the effects that a shadow run did not make."""
 
     run: RunView
     input: Payload
@@ -111,6 +124,7 @@ class RunDetail:
     journal: tuple[CallView, ...]
     children: tuple[RunView, ...] = ()
     more_children: bool = False
+    suppressed: tuple[SuppressedView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +242,10 @@ def run_detail(
         journal=tuple(call_view(call, full=full) for call in calls(journal)),
         children=tuple(map(run_view, children[:MOST_CHILDREN])),
         more_children=len(children) > MOST_CHILDREN,
+        suppressed=tuple(
+            SuppressedView(entry.key, *said, payload_view(entry.input, full=full))
+            for entry, said in suppressed_entries(journal)
+        ),
     )
 
 
