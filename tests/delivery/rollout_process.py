@@ -23,7 +23,7 @@ from typing import Any
 
 import aura.app
 from aura import Aura, Config
-from aura.delivery import rollouts
+from aura.delivery import follower as follower_module
 from aura.delivery.split import Split
 from aura.store.base import Append, Op, Outcome, PutDocument, Store
 
@@ -90,7 +90,7 @@ async def worker(database: str) -> None:
 async def follower(database: str, split: str, how: str) -> None:
     heard: set[int] = set()
     if how == "blind":
-        setattr(rollouts, "_POLL", 3_600.0)  # noqa: B010  (a constant)
+        setattr(follower_module, "POLL", 3_600.0)  # noqa: B010  (a constant)
 
     def hear(found: Split) -> None:
         if found.epoch not in heard:

@@ -5,28 +5,35 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aura.delivery.approval import ApprovalRule, Said
 from aura.delivery.decide import (
+    ORDERS,
     Advance,
+    Approve,
     Complete,
     Continue,
     Decision,
+    Descend,
     Hold,
     Order,
     Rollback,
     RolloutState,
     Status,
+    answer,
     apply,
     decide,
+    layout,
     start,
-    weights_for,
+    weight_of,
 )
 from aura.delivery.evidence import Evidence
 from aura.delivery.guard import Judgement, Kind, Verdict
-from aura.delivery.plan import OnNotEnough, OnTrip, Plan, parse_plan
+from aura.delivery.plan import OnNotEnough, OnTrip, Pair, Plan, parse_plan
 from aura.delivery.split import Arm, Split
+from aura.delivery.windows import Window
 from aura.errors import RolloutError
 
 PLAN = parse_plan(
@@ -58,13 +65,14 @@ def evidence(
     errors: Verdict = "pass",
     latency: Verdict = "pass",
     differences: Verdict = "pass",
+    health: tuple[Judgement, ...] = (),
 ) -> Evidence:
     judgements = (
         says("errors", errors, at=7.0),
         says("latency", latency, at=5.0),
         says("differences", differences, at=9.0),
     )
-    return Evidence(requests, units, judgements)
+    return Evidence(requests, units, judgements, health)
 
 
 def running(stage: int = 1, order: Order | None = None) -> RolloutState:
@@ -171,15 +179,17 @@ def test_a_stage_that_the_plan_does_not_have() -> None:
         with pytest.raises(RolloutError, match=f"stage {stage}, its plan has 4 stages"):
             decide(PLAN, running(stage), evidence(), 1010.0)
         with pytest.raises(RolloutError):
-            weights_for(PLAN, stage)
+            layout(PLAN, running(stage))
 
 
 def test_weights_fit_a_split() -> None:
-    assert weights_for(PLAN, 0) == ({"old": 1.0, "new": 0.0}, "new")
-    assert weights_for(PLAN, 1) == ({"old": 0.9, "new": 0.1}, "")
-    assert weights_for(PLAN, 2) == ({"old": 0.6667, "new": 0.3333}, "")
-    assert weights_for(PLAN, 3) == ({"old": 0.0, "new": 1.0}, "")
-    assert weights_for(PLAN, None) == ({"old": 1.0, "new": 0.0}, "")
+    assert layout(PLAN, running(0)) == ({"old": 1.0, "new": 0.0}, "new", 0.5)
+    assert layout(PLAN, running(1)) == ({"old": 0.9, "new": 0.1}, "", 1.0)
+    assert layout(PLAN, running(2)) == ({"old": 0.6667, "new": 0.3333}, "", 1.0)
+    assert layout(PLAN, running(3)) == ({"old": 0.0, "new": 1.0}, "", 1.0)
+    for stage in (0, 3):
+        back = RolloutState(stage, "rolled-back", 1000.0)
+        assert layout(PLAN, back) == ({"old": 1.0, "new": 0.0}, "", 1.0)
 
 
 @given(st.sets(st.integers(1, 10_000), min_size=1, max_size=8))
@@ -189,30 +199,71 @@ def test_the_shares_of_any_plan_are_exact(buckets: set[int]) -> None:
     plan = parse_plan(f"rollout: {{name: r, baseline: old, candidate: new, stages: [{stages}]}}")
     split = Split("r", 1, "seed", (Arm("old", 1.0), Arm("new", 0.0)))
     for index, stage in enumerate(plan.stages):
-        weights, mirror = weights_for(plan, index)
+        weights, mirror, _ = layout(plan, running(index))
         split = split.with_weights(weights, mirror=mirror)
         assert split.share("new") == stage.weight
 
 
-verdicts = st.sampled_from(get_args(Verdict))
+# Whatever happens: random plans, states, evidence and times.
+
+TWO = replace(
+    PLAN,
+    together=(Pair("other", "o1", "o2"),),
+    windows=(Window((0, 1, 2, 3, 4), 540, 1020, "Europe/Berlin"),),
+    stages=(
+        PLAN.stages[0],
+        replace(PLAN.stages[1], approval=ApprovalRule(2, ("ann", "bob"), 60.0, "hold")),
+        replace(PLAN.stages[2], windows=()),
+        replace(PLAN.stages[3], approval=ApprovalRule()),
+    ),
+)
+any_time = st.one_of(st.floats(allow_nan=True), st.floats(0, 2e9), st.floats(900, 1200))
+judgements = st.builds(
+    Judgement,
+    guard=st.sampled_from(get_args(Kind)),
+    verdict=st.sampled_from(get_args(Verdict)),
+    evidence=st.floats(),
+    limit=st.floats(),
+    reason=st.just("why"),
+    at=any_time,
+    hard=st.booleans(),
+    excused=st.sampled_from(["", "", "both fail"]),
+)
+several = st.lists(judgements, max_size=3).map(tuple)
+one_split = st.builds(
+    Evidence, st.integers(0, 100), st.integers(0, 20), several, health=several, split=st.just("s")
+)
+anything = st.builds(
+    lambda one, good, others: replace(
+        one if good > 2 else evidence(health=one.health), others=tuple(others)
+    ),
+    one_split,
+    st.integers(0, 6),
+    st.lists(one_split, max_size=1),
+)
 states = st.builds(
     RolloutState,
     stage=st.integers(0, LAST),
     status=st.sampled_from(get_args(Status)),
-    entered_at=st.floats(0, 1e10),
-    order=st.sampled_from([None, *get_args(Order)]),
+    entered_at=any_time,
+    order=st.sampled_from([None, *ORDERS]),
+    target=st.sampled_from(["", "100%", "10%", "nowhere"]),
+    step=st.sampled_from([None, None, 0, 3]),
+    asked_at=st.none() | any_time,
+    approvals=st.sampled_from([(), ("ann",), ("ann", "bob")]),
+    paused_at=st.none() | any_time,
+    guard=st.sampled_from(["", "errors"]),
 )
 plans = st.builds(
-    lambda trip, lacking: replace(PLAN, on_trip=trip, on_not_enough=lacking),
+    lambda plan, trip, lacking: replace(plan, on_trip=trip, on_not_enough=lacking),
+    st.sampled_from([PLAN, TWO]),
     st.sampled_from(get_args(OnTrip)),
     st.sampled_from(get_args(OnNotEnough)),
 )
-anything = st.builds(
-    evidence, st.integers(0, 100), st.integers(0, 20), verdicts, verdicts, verdicts
-)
 
 
-@given(plans, states, anything, st.floats(allow_nan=True))
+@settings(max_examples=300)
+@given(plans, states, anything, any_time)
 def test_every_state_has_a_decision_and_none_promotes_without_evidence(
     plan: Plan, state: RolloutState, seen: Evidence, now: float
 ) -> None:
@@ -220,40 +271,95 @@ def test_every_state_has_a_decision_and_none_promotes_without_evidence(
     assert found.reason
     after = apply(state, found, now)
     assert after.order is None
-    assert 0 <= after.stage <= LAST
-    tripped = any(judgement.verdict == "trip" for judgement in seen.judgements)
+    before, weight = weight_of(plan, state), weight_of(plan, after)
+    for pair in plan.pairs:
+        weights, mirror, sample = layout(plan, after, pair)
+        arms = tuple(Arm(name, weights[name]) for name in (pair.baseline, pair.candidate))
+        Split(pair.split, 1, "seed", arms, mirror, sample)
+    trips = [one for part in seen.all for one in part.judgements if one.verdict == "trip"]
     if state.ended:
         assert isinstance(found, Continue)
         assert (after.stage, after.status) == (state.stage, state.status)
-    elif state.order == "rollback" or (tripped and plan.on_trip == "rollback"):
+        return
+    if state.order == "rollback" or (trips and plan.on_trip == "rollback"):
         assert isinstance(found, Rollback)
-        assert after.status == "rolled-back"
-    elif tripped and (state.status, state.order) == ("held", "resume"):
-        assert (after.status, after.stage) == ("running", state.stage)
-    elif tripped:
-        assert after.status == "held"
+    if trips and state.order != "rollback":
+        assert weight <= before
+        if state.step is not None and any(one.hard for one in trips):
+            assert isinstance(found, Rollback)
+    assert (after.status == "rolled-back") == isinstance(found, Rollback)
+    assert (after.status == "completed") == isinstance(found, Complete)
     if isinstance(found, Advance | Complete):
-        assert not tripped
-        assert not state.ended
-        stage = plan.stages[state.stage]
-        enough = seen.requests >= stage.min_requests and seen.units >= stage.min_units
-        long_enough = now - state.entered_at >= stage.min_time
-        assert (enough and long_enough) or state.order == "advance"
-        assert state.status == "running" or state.order in ("advance", "resume")
-        assert after.stage == min(state.stage + 1, LAST)
+        assert not trips
+        assert_passed(plan, state, seen, now)
+    elif weight != before:
+        assert weight < before
+        assert isinstance(found, Rollback | Descend)
 
 
-@given(st.lists(st.tuples(anything, st.floats(0, 200), st.sampled_from([None, *get_args(Order)]))))
-def test_weights_rise_or_fall_back_to_nothing(
-    turns: list[tuple[Evidence, float, Order | None]],
+def assert_passed(plan: Plan, state: RolloutState, seen: Evidence, now: float) -> None:
+    """A person said so, or all is there."""
+    if state.order in ("advance", "skip", "retry") or (state.order == "resume" and state.step):
+        return
+    if state.order == "resume" and state.step == 0:
+        return
+    assert state.status == "running" or state.order == "resume"
+    stage = plan.stages[state.stage]
+    assert all(one.requests >= stage.min_requests for one in seen.all)
+    assert all(one.units >= stage.min_units for one in seen.all)
+    assert now - state.entered_at >= stage.min_time or (
+        state.paused_at is not None and state.paused_at - state.entered_at >= stage.min_time
+    )
+    assert stage.approval is None or len(state.approvals) >= stage.approval.needed
+    windows = plan.windows_of(stage)
+    assert not windows or any(window.is_open(now) for window in windows)
+
+
+@given(
+    plans,
+    states,
+    st.builds(
+        Said,
+        stage=st.sampled_from(["", "10%", "100%", "nowhere"]),
+        by=st.sampled_from(["ann", "bob", "eve"]),
+        ok=st.booleans(),
+        flaw=st.sampled_from(["", "", "odd"]),
+    ),
+)
+def test_every_approval_has_an_answer(plan: Plan, state: RolloutState, said: Said) -> None:
+    found = answer(plan, state, said)
+    after = apply(state, found, 1000.0)
+    assert found.reason
+    assert isinstance(found, Continue | Approve | Hold | Rollback)
+    assert weight_of(plan, after) in (weight_of(plan, state), 0.0)
+    if isinstance(found, Approve):
+        rule = plan.stages[state.stage].approval
+        assert rule is not None
+        assert said.ok
+        assert not rule.people or said.by in rule.people
+        assert after.approvals == (*state.approvals, said.by)
+        assert len(set(after.approvals)) == len(after.approvals)
+
+
+orders = st.sampled_from([None, None, None, *ORDERS])
+
+
+@given(plans, st.lists(st.tuples(anything, st.floats(0, 200), orders)))
+def test_weights_rise_or_fall_back(
+    plan: Plan, turns: list[tuple[Evidence, float, Order | None]]
 ) -> None:
-    """However a rollout goes, the candidate's weight rises until the end, or goes back to 0."""
+    """However a rollout goes, its weight rises stage by stage, or falls in a rollback; what was
+    rolled back stays at nothing."""
     now, state, weight = 0.0, start(0.0), 0.0
     for seen, passed, order in turns:
         now += passed
-        state = replace(state, order=order)
-        state = apply(state, decide(PLAN, state, seen, now), now)
-        rolled_back = state.status == "rolled-back"
-        new_weight = weights_for(PLAN, None if rolled_back else state.stage)[0]["new"]
-        assert new_weight == 0 if rolled_back else new_weight >= weight
-        weight = new_weight
+        state = replace(state, order=order, target="100%")
+        found = decide(plan, state, seen, now)
+        was, state = state, apply(state, found, now)
+        new = weight_of(plan, state)
+        if new < weight:
+            back = isinstance(found, Rollback | Descend)
+            assert back or (was.step is not None and isinstance(found, Advance))
+        if was.status == "rolled-back":
+            assert new == 0
+        weight = new

@@ -40,14 +40,14 @@ def test_counts_belong_to_the_stage_of_their_share_whenever_they_arrive() -> Non
     tally.fold(seen("new", 0.1, unit="a"))
     tally.fold(seen("new", 0.5, unit="b"))
     tally.fold(seen("new", 0.1, unit="a", ok=False))  # late, from the stage before
-    shadow, tenth, half = PLAN.stages
-    assert [tally.evidence(n).requests for n in range(3)] == [1, 2, 1]
-    assert [tally.evidence(n).units for n in range(3)] == [1, 1, 1]
+    shadow, tenth, half = (stage.weight for stage in PLAN.stages)
+    assert [tally.evidence(stage.weight).requests for stage in PLAN.stages] == [1, 2, 1]
+    assert [tally.evidence(stage.weight).units for stage in PLAN.stages] == [1, 1, 1]
     assert tally.arm(shadow, "old").requests == 1
     assert (tally.arm(tenth, "new").failed, tally.arm(tenth, "new").user_failed) == (1, 1)
     assert tally.arm(half, "new").latencies.count == 1
     assert tally.arm(half, "old").requests == 0
-    assert [judgement.guard for judgement in tally.evidence(1).judgements] == ["errors", "latency"]
+    assert [one.guard for one in tally.evidence(0.1).judgements] == ["errors", "latency"]
 
 
 def test_other_splits_arms_and_earlier_rollouts_are_ignored() -> None:
@@ -55,9 +55,9 @@ def test_other_splits_arms_and_earlier_rollouts_are_ignored() -> None:
     tally.fold(seen("new", 0.1, epoch=4, ok=False))
     tally.fold(seen("new", 0.1, epoch=5, split="other", ok=False))
     tally.fold(seen("newer", 0.1, epoch=5, ok=False))
-    assert tally.evidence(1).requests == 0
+    assert tally.evidence(0.1).requests == 0
     tally.fold(seen("new", 0.1, epoch=5))
-    assert tally.evidence(1).requests == 1
+    assert tally.evidence(0.1).requests == 1
 
 
 def test_the_guard_that_tripped_first_is_named() -> None:
@@ -68,4 +68,4 @@ def test_the_guard_that_tripped_first_is_named() -> None:
     tripped = tally.tripped
     assert tripped is not None
     assert (tripped.guard, tripped.at) == ("errors", 3.0)
-    assert tally.evidence(1).judgements[0] == tripped
+    assert tally.evidence(0.1).judgements[0] == tripped

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aura.delivery.plan as module
+from aura.delivery.approval import ApprovalRule
+from aura.delivery.descent import Descent
 from aura.delivery.guard import Guard
-from aura.delivery.plan import SIZE_LIMIT, Plan, PlanFlaw, Stage, load_plan, parse_plan
+from aura.delivery.plan import SIZE_LIMIT, Pair, Plan, PlanFlaw, Stage, load_plan, parse_plan
+from aura.delivery.windows import Window
 from aura.errors import PlanError
 
 SMALLEST = "rollout: {name: r, baseline: old, candidate: new, stages: [100%]}"
@@ -30,10 +33,10 @@ def test_the_documented_plan() -> None:
     assert (plan.baseline, plan.candidate) == ("legacy", "research@2.0.0")
     assert (plan.alpha, plan.sla) == (0.01, 0.8)
     assert (plan.on_trip, plan.on_not_enough) == ("rollback", "hold")
-    third = pytest.approx(0.01 / 3)
+    sixth = pytest.approx(0.01 / 3 / 2)  # three guards, two splits
     errors, latency, differences = plan.guards
     assert (errors.kind, errors.segments) == ("errors", 4)
-    assert [guard.alpha for guard in plan.guards] == [third, third, third]
+    assert [guard.alpha for guard in plan.guards] == [sixth, sixth, sixth]
     assert (errors.max_error_rate, errors.min_sample, errors.window) == (0.1, 20, 60.0)
     assert errors.allowed_rate == 0.1
     assert (latency.kind, latency.sla, latency.max_p95, latency.min_sample) == (
@@ -55,6 +58,12 @@ def test_the_documented_plan() -> None:
     assert tenth == replace(quarter, name="10%", weight=0.1)
     assert (half.weight, half.min_requests, half.min_units) == (0.5, 100, 10)
     assert (full.weight, full.max_time) == (1.0, 600.0)
+    assert full.approval == ApprovalRule(1, ("ann", "bob"), 172_800.0, "rollback")
+    assert plan.windows == (Window((0, 1, 2, 3), 540, 960, "Europe/Berlin"),)
+    assert plan.windows_of(full) == plan.windows
+    assert plan.together == (Pair("billing", "billing@1.4.0", "billing@2.0.0"),)
+    assert [pair.split for pair in plan.pairs] == ["research", "billing"]
+    assert plan.gradual == Descent(steps=(0.75, 0.5, 0.25, 0.1))
 
 
 def test_the_smallest_plan_has_sensible_defaults() -> None:
@@ -193,8 +202,26 @@ BAD: list[tuple[str, int, str, str]] = [
     (changed("min_requests: 40", "min_request: 4"), 13, "'min_request'", "mean 'min_requests'?"),
     (changed("sample: 100%", "sample: 0%"), 13, "sample is 0%", "at least"),
     (changed("defaults: {", "defaults: {name: x, "), 18, "no setting 'name'", "it has max_time"),
-    (changed("on_trip: rollback", "on_trip: rolback"), 19, "'rolback'", "mean 'rollback'?"),
-    (changed("on_trip: rollback", "on_trip: {}"), 19, "on_trip is a mapping", "use rollback or"),
+    (changed("on_trip: rollback", "on_trip: rolback"), 21, "'rolback'", "mean 'rollback'?"),
+    (changed("on_trip: rollback", "on_trip: {}"), 21, "on_trip is a mapping", "use rollback or"),
+    (changed("days: mon-thu", "days: mon-thr"), 19, "no day 'thr'", "mean 'thu'?"),
+    (changed("09:00-16:00", "9-16"), 19, "hours is '9-16'", "as 09:00-17:00"),
+    (changed("09:00-16:00", "09:00-25:00"), 19, "hours are none of a day", "09:00-17:00"),
+    (changed("09:00-16:00", "09:00-09:00"), 19, "ends when it begins", "00:00-24:00"),
+    (changed("Europe/Berlin", "Europe/Berlln"), 19, "no time zone 'Europe/Berlln'", "such as"),
+    (changed("Europe/Berlin", "../etc"), 19, "no time zone '../etc'", "such as"),
+    (changed("timezone:", "zone:"), 19, "no setting 'zone'", "mean 'timezone'?"),
+    (changed("split: billing,", "split: research,"), 20, "'research' is moved twice", "remove"),
+    (changed("split: billing,", ""), 20, "has no split", "add"),
+    (changed("billing@2.0.0", "billing@1.4.0"), 20, "both 'billing@1.4.0'", "take over"),
+    (changed("[75%, 50%,", "[50%, 75%,"), 22, "do not fall from 50.00% to 75.00%", "falling"),
+    (changed("[75%,", "[100%,"), 22, "do not fall from 100.00% to 100.00%", "below 100%"),
+    (changed("25%, 10%]", "25%, 0%]"), 22, "do not fall from 0.00% to 0.00%", "by itself"),
+    (changed("[75%, 50%, 25%, 10%]", "[]"), 22, "has no steps", "on_trip: rollback"),
+    (changed("min_time: 1m, max_time: 10m}", "min_time: 1h}"), 22, "shorter than its", "raise"),
+    (changed("needed: 1", "needed: 0"), 17, "needed is '0'", "whole number"),
+    (changed("needed: 1", "needed: 3"), 17, "3 approvals are needed from 2 people", "more people"),
+    (changed("on_refusal: rollback", "on_refusal: cry"), 17, "on_refusal is 'cry'", "hold"),
     (SMALLEST.replace("[100%]", "[]"), 1, "no stages", "at least one"),
     (SMALLEST.replace("[100%]", ""), 1, "no stages", "at least one"),
     (SMALLEST.replace("[100%]", "100%"), 1, "stages is '100%'", "write a list"),

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from aura import Aura
-from aura.delivery import rollouts
+from aura.delivery import follower
 from aura.delivery.plan import Plan
 from aura.delivery.split import Arm, Split
 from aura.errors import RolloutError
@@ -36,7 +36,7 @@ TWO_STAGES = plan(stages=(PLAN.stages[0], PLAN.stages[3]))
 BOUNDARIES = [
     *("0/begin#1", "split:1", "status:1", "0/open#1"),
     *("0/watch#1", "split:2", "status:2", "0/shift#1"),
-    *("0/watch#2", "status:3", "0/shift#2"),
+    *("0/watch#2", "split:3", "status:3", "0/shift#2"),
 ]
 
 
@@ -75,7 +75,7 @@ async def test_a_worker_is_killed_at_every_boundary(database: str) -> None:
             worker, deaths = following, deaths + 1
         await worker.begin()
         await check(app, made, ["start", "advance", "complete"])
-        assert [split.epoch for split in made.splits] == [1, 2]
+        assert [split.epoch for split in made.splits] == [1, 2, 3]
         assert deaths >= 8
         record = await app.run((await app.rollouts.status("t")).run).record()
         assert record.epoch in (deaths, deaths + 1)  # it may have ended with the last boundary
@@ -199,7 +199,7 @@ async def test_an_epoch_is_pushed_to_every_process(database: str) -> None:
 
 async def test_an_epoch_reaches_a_process_that_hears_nothing(database: str) -> None:
     """It looks twice a second."""
-    assert rollouts._POLL <= 0.5
+    assert follower.POLL <= 0.5
     async with crew() as people, app_on(database).client() as app:
         delays = await _delays(people, app, database, "deaf")
         print(f"deaf: longest {max(delays) * 1000:.1f} ms")

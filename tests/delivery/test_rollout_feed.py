@@ -19,7 +19,7 @@ from aura.delivery import rollouts
 from aura.delivery.evidence import Tally
 from aura.delivery.observation import Observation
 from aura.delivery.split import Split
-from aura.delivery.status import Event, RolloutStatus, status_of
+from aura.delivery.status import Event, RolloutStatus, Seen, status_of
 from aura.delivery.turn import read_order, write_order
 from aura.errors import CodecError, StoreUnavailable
 from aura.stats.eprocess import as_evidence
@@ -326,7 +326,8 @@ async def test_a_waiting_stage_is_published_less_and_less() -> None:
 def some_status(tally: Tally) -> RolloutStatus:
     state = rules.start(1000.0)
     event = Event(1000.0, "start", "from a to b", "ann", 1000.5, 0.0, 3)
-    return status_of(PLAN, "rollout-t-1", state, (tally, tally), 1, "begun", (event,))
+    seen = (Seen(tally, tally, 1),)
+    return status_of(PLAN, "rollout-t-1", state, seen, "begun", (event,))
 
 
 def test_a_status_comes_back_as_it_was() -> None:

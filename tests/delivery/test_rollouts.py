@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from aura.delivery.decide import Order
+from aura.delivery.decide import ORDERS, Order
 from aura.delivery.plan import OnNotEnough
 from aura.delivery.split import Split
-from aura.delivery.turn import ORDERS
 from aura.engine import Retry
 from aura.errors import RolloutError, RunCancelled
 from aura.store.base import AppendFeed
@@ -50,6 +49,7 @@ async def test_a_healthy_rollout_goes_through_all_stages_once(database: str) -> 
             (2, 0.3, "", 1.0),
             (3, 0.6, "", 1.0),
             (4, 1.0, "", 1.0),
+            (5, 1.0, "", 1.0),  # nobody moves it any more
         ]
         assert made.went_back == []
         assert len({split.seed for split in made.splits}) == 1
@@ -96,7 +96,7 @@ async def test_a_trip_may_hold_and_what_is_resumed_starts_from_new_evidence(data
         resumed = status.history[2]
         assert resumed.by == "ann"
         assert "it was the network" in resumed.reason
-        assert [split.epoch for split in made.splits] == [1, 2, 3, 4]
+        assert [split.epoch for split in made.splits] == [1, 2, 3, 4, 5]
         assert made.splits[1].share("b") == 0.3
         assert status.stages[0].candidate.errors > 0  # the counts are still those of all
         assert made.went_back == []
@@ -162,7 +162,7 @@ async def test_orders_that_make_no_sense_are_refused() -> None:
         with pytest.raises(RolloutError, match="not held"):
             await app.rollouts.order("t", "resume")
         unknown: Any = "sideways"
-        with pytest.raises(RolloutError, match="advance, hold, resume, rollback"):
+        with pytest.raises(RolloutError, match="advance, hold, resume, rollback, pause"):
             await app.rollouts.order("t", unknown)
 
 
@@ -277,7 +277,7 @@ async def test_the_next_rollout_begins_with_its_own_arms(database: str) -> None:
         assert story(status) == THROUGH
         seeds = {split.seed: split.arms[1].name for split in made.splits}
         assert seeds == {f"t/{first.run}": "b", f"t/{status.run}": "c"}
-        assert [split.epoch for split in made.splits] == list(range(1, 9))
+        assert [split.epoch for split in made.splits] == list(range(1, 11))
         assert made.went_back == []
 
 

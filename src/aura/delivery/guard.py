@@ -161,7 +161,8 @@ class Judgement:
     """What a guard says. It trips when `evidence` reaches `limit` (1/alpha) or at a hard limit.
 
     `reason` is a sentence with the numbers; `at` is the time (epoch seconds) of the observation
-    that tripped it, 0.0 when it has not tripped.
+    that tripped it, 0.0 when it has not tripped; `hard` says that a hard limit did. `excused` says
+    which limit the candidate breaks just now without tripping, because the baseline does as well.
     """
 
     guard: Kind
@@ -170,6 +171,8 @@ class Judgement:
     limit: float
     reason: str
     at: float = 0.0
+    hard: bool = False
+    excused: str = ""
 
 
 class GuardState:
@@ -190,6 +193,7 @@ class GuardState:
         "_window",
         "baseline",
         "candidate",
+        "excused",
         "guard",
         "trip",
     )
@@ -199,6 +203,7 @@ class GuardState:
         self.baseline = baseline
         self.candidate = candidate
         self.trip: Judgement | None = None
+        self.excused = ""
         over = math.inf if guard.max_p95 is None else guard.max_p95
         self._window = Window(guard.window, over=over)
         self._baseline_window = Window(guard.window, over=over)
@@ -209,13 +214,14 @@ class GuardState:
         self._samples: dict[int, int] = {}
         self._limited = guard.limited
 
-    def fold(self, observation: Observation) -> None:
-        """Take in one observation; those of other arms are ignored."""
+    def fold(self, observation: Observation, stage: int | None = None) -> None:
+        """Take in one observation; those of other arms are ignored. `stage` is the key of the stage
+        that it counts for; its own (`stage_key`) when None."""
         on_candidate = observation.arm == self.candidate
         if not on_candidate and observation.arm != self.baseline:
             return
         if on_candidate and self._is_sample(observation):
-            key = stage_key(observation)
+            key = stage_key(observation) if stage is None else stage
             self._samples[key] = self._samples.get(key, 0) + 1
         if self._limited and (not observation.shadow or self.guard.kind == "errors"):
             self._fold_limits(observation, on_candidate)
@@ -314,11 +320,12 @@ class GuardState:
         window.add(observation.at, observation.ok, observation.latency)
         if on_candidate and self.trip is None and len(window) >= self.guard.min_sample:
             self._baseline_window.forget(observation.at)
-            broken = _broken_limit(self.guard, window, self._baseline_window)
-            if broken:
-                self._set_trip(broken, observation)
+            broken, excused = _broken_limit(self.guard, window, self._baseline_window)
+            self.excused = broken if excused else ""
+            if broken and not excused:
+                self._set_trip(broken, observation, hard=True)
 
-    def _set_trip(self, why: str, observation: Observation) -> None:
+    def _set_trip(self, why: str, observation: Observation, *, hard: bool = False) -> None:
         self.trip = Judgement(
             guard=self.guard.kind,
             verdict="trip",
@@ -326,6 +333,7 @@ class GuardState:
             limit=1 / self.guard.alpha,
             reason=f"{self.guard.kind}: {why}",
             at=observation.at,
+            hard=hard,
         )
 
 
@@ -353,6 +361,7 @@ def judge(state: GuardState, share: float) -> Judgement:
         evidence=as_evidence(state.log_evidence),
         limit=1 / guard.alpha,
         reason=f"{guard.kind}: {text}",
+        excused=f"{guard.kind}: {state.excused}" if state.excused else "",
     )
 
 
@@ -393,45 +402,58 @@ def _compared(observation: Observation) -> bool:
     return observation.shadow and (observation.ok or bool(observation.differences))
 
 
-def _broken_limit(guard: Guard, window: Window, baseline: Window) -> str:
-    """Which hard limit the candidate breaks, in words, or ""."""
-    return (
-        _too_many_failures(guard.max_error_rate, window, baseline)
-        or _slow_p95(guard.max_p95, window, baseline)
-        or _slow_mean(guard.max_mean, window, baseline)
-    )
+def _broken_limit(guard: Guard, window: Window, baseline: Window) -> tuple[str, bool]:
+    """Which hard limit the candidate breaks, in words ("": none), and whether the baseline breaks
+    it as well, so that a rollback would not help. One that it breaks alone goes first."""
+    found = [
+        broken
+        for broken in (
+            _too_many_failures(guard.max_error_rate, window, baseline),
+            _slow_p95(guard.max_p95, window, baseline),
+            _slow_mean(guard.max_mean, window, baseline),
+        )
+        if broken is not None
+    ]
+    return min(found, key=lambda broken: broken[1], default=("", False))
 
 
-def _too_many_failures(limit: float | None, window: Window, baseline: Window) -> str:
+def _too_many_failures(
+    limit: float | None, window: Window, baseline: Window
+) -> tuple[str, bool] | None:
     rate = window.failed / len(window)
     if limit is None or rate <= limit:
-        return ""
-    if _in_line(window.failed, len(window), baseline.failed, len(baseline)):
-        return ""
+        return None
+    excused = _in_line(window.failed, len(window), baseline.failed, len(baseline))
+    if excused and baseline.failed <= limit * len(baseline):
+        return None  # it may be chance
     return (
         f"{window.failed} of the last {len(window)} requests of the candidate failed "
-        f"({_percent(rate)}, at most {_percent(limit)} allowed)"
+        f"({_percent(rate)}, at most {_percent(limit)} allowed)",
+        excused,
     )
 
 
-def _slow_p95(limit: float | None, window: Window, baseline: Window) -> str:
+def _slow_p95(limit: float | None, window: Window, baseline: Window) -> tuple[str, bool] | None:
     if limit is None or not window.exceeds(0.95):
-        return ""
-    if _in_line(window.late, len(window), baseline.late, len(baseline)):
-        value = window.latencies.quantile(0.95) or 0.0
-        other = baseline.latencies.quantile(0.95) or 0.0
-        if not baseline.exceeds(0.95) or value <= SLOWER * other:
-            return ""
-    return _too_slow("95th percentile", window.quantile(0.95), limit, window)
+        return None
+    if not _in_line(window.late, len(window), baseline.late, len(baseline)):
+        return _too_slow("95th percentile", window.quantile(0.95), limit, window), False
+    if not baseline.exceeds(0.95):
+        return None  # it may be chance
+    value = window.latencies.quantile(0.95) or 0.0
+    if value <= SLOWER * (baseline.latencies.quantile(0.95) or 0.0):
+        return _too_slow("95th percentile", value, limit, window), True
+    return _too_slow("95th percentile", window.quantile(0.95), limit, window), False
 
 
-def _slow_mean(limit: float | None, window: Window, baseline: Window) -> str:
+def _slow_mean(limit: float | None, window: Window, baseline: Window) -> tuple[str, bool] | None:
     mean, other = window.latencies.mean or 0.0, baseline.latencies.mean or 0.0
     if limit is None or mean <= limit:
-        return ""
-    if other >= NEAR * limit and mean <= SLOWER * other and len(baseline) >= EXCUSING:
-        return ""
-    return _too_slow("mean", mean, limit, window)
+        return None
+    excused = other >= NEAR * limit and mean <= SLOWER * other and len(baseline) >= EXCUSING
+    if excused and other <= limit:
+        return None  # the baseline is near the limit too
+    return _too_slow("mean", mean, limit, window), excused
 
 
 def _in_line(count: int, total: int, other: int, other_total: int) -> bool:

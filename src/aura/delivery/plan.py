@@ -22,6 +22,7 @@
       together: [{split: billing, baseline: billing@1.4.0, candidate: billing@2.0.0}]
       on_trip: rollback          # rollback | gradual | hold
       gradual: {steps: [75%, 50%, 25%, 10%], min_requests: 30, min_time: 1m, max_time: 10m}
+      in_flight: pin             # pin | fork | compensate
       on_not_enough: hold        # hold | extend | rollback
 
 Rates are written with %, times with a unit (250ms, 2s, 5m, 48h, 2d). Every error names the file
@@ -38,7 +39,9 @@ from typing import Any, Literal, cast, get_args
 
 from aura import yamlnodes
 from aura.delivery.approval import ApprovalRule, approval_of
-from aura.delivery.descent import Descent, descent_of
+from aura.delivery.arms import Policy, misfit
+from aura.delivery.channels import Channel, read_channels
+from aura.delivery.descent import DESCENT, Descent, descent_of
 from aura.delivery.guard import KINDS, OPTIONS, Guard
 from aura.delivery.windows import Window, window_of
 from aura.errors import ConfigError, PlanError
@@ -106,8 +109,9 @@ class Plan:
     `split` names the split whose weights it changes, `baseline` and `candidate` two of its arms;
     `together` has further splits that are moved in step. `sla` is in seconds, None when there is
     none. `alpha` is the sum of the guards' alphas, over all splits. `windows` hold where a stage
-    has none of its own; `gradual` is for `on_trip: gradual`. Raises PlanFlaw when it contradicts
-    itself.
+    has none of its own; `gradual` is for `on_trip: gradual`. `alerts` are told what happens;
+    `in_flight` says what becomes of the candidate's runs at a rollback. Raises PlanFlaw when it
+    contradicts itself.
     """
 
     name: str
@@ -122,7 +126,9 @@ class Plan:
     on_not_enough: OnNotEnough = "hold"
     windows: tuple[Window, ...] = ()
     together: tuple[Pair, ...] = ()
-    gradual: Descent = Descent()
+    gradual: Descent = DESCENT
+    alerts: tuple[Channel, ...] = ()
+    in_flight: Policy = "pin"
 
     def __post_init__(self) -> None:
         for flaw in _flaws(self):
@@ -150,6 +156,11 @@ def _flaws(plan: Plan) -> Iterator[PlanFlaw]:
             hint="name the target that should take over",
         )
     yield from _pair_flaws(plan)
+    for pair in plan.pairs:
+        if flaw := misfit(plan.in_flight, pair.baseline, pair.candidate):
+            yield PlanFlaw(
+                flaw, where=("in_flight",), hint="leave `in_flight` out: such runs just finish"
+            )
     if not plan.guards:
         yield PlanFlaw(
             "the plan has no guards", where=("guards",), hint="give at least one, say `- errors`"
@@ -228,16 +239,18 @@ def load_plan(path: str | Path) -> Plan:
 def parse_plan(text: str, source: str = "plan") -> Plan:
     """Read a plan from YAML text; `source` names it in errors. Raises PlanError."""
     root = yamlnodes.load(text, file=source, kind="plan", begin="rollout:", error=PlanError)
-    top = root.fields({"rollout", "gateway", "experiment"})
+    top = root.fields({"rollout", "gateway", "experiment", "alerts", "decommission"})
     if "rollout" not in top:
         root.fail("there is no rollout", "begin with `rollout:`")
-    return _plan(top["rollout"])
+    plan = _plan(top["rollout"])
+    everybody = read_channels(top["alerts"]) if "alerts" in top else ()
+    return replace(plan, alerts=tuple(dict.fromkeys((*everybody, *plan.alerts))))
 
 
 _REQUIRED = ("name", "baseline", "candidate", "stages")
 _OPTIONAL = (
     *("split", "alpha", "sla", "guards", "defaults", "on_trip", "on_not_enough"),
-    *("windows", "together", "gradual"),
+    *("windows", "together", "gradual", "alerts", "in_flight"),
 )
 _TIMES = frozenset({"min_time", "max_time"})
 _EVIDENCE = frozenset({"min_requests", "min_units"}) | _TIMES
@@ -268,7 +281,9 @@ def _plan(body: Node) -> Plan:
             on_not_enough=cast(OnNotEnough, _choice(found, "on_not_enough", get_args(OnNotEnough))),
             windows=_windows(found["windows"]) if "windows" in found else (),
             together=together,
-            gradual=descent_of(found["gradual"]) if "gradual" in found else Descent(),
+            gradual=descent_of(found["gradual"]) if "gradual" in found else DESCENT,
+            alerts=read_channels(found["alerts"]) if "alerts" in found else (),
+            in_flight=cast(Policy, _choice(found, "in_flight", get_args(Policy))),
         )
     except PlanFlaw as flaw:
         places.get(flaw.where, body).fail(flaw.message, flaw.hint)

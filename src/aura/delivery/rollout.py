@@ -1,16 +1,23 @@
 """The rollout as a durable workflow: watch, decide, shift the traffic, until it has ended.
 
     begin ──▶ open ──▶ watch ──▶ shift ──▶ watch ──▶ shift ──▶ ... ──▶ the plan has ended
-       │        │        │         │
-       └────────┴────────┴─────────┴──▶ leave      a step gave up, or the run is cancelled
+       │        │        │ │      ▲ │
+       │        │        │ └▶ hear┘ │              an approval has arrived
+       └────────┴────────┴──────────┴──▶ leave     a step gave up, or the run is cancelled
 
 `watch` folds the observations as they arrive and returns when `decide` wants a change or an order
 came; it changes nothing, so it may be repeated after a crash. `open` and `shift` are the effects:
 they replace the split by compare-and-set and do nothing when an earlier try has done it. Whatever
-process dies at whatever point, another worker goes on with the same plan at the same stage.
+process dies at whatever point, another worker goes on with the same plan at the same stage. Of
+several splits that are moved together each is replaced by itself, with an epoch of its own, so a
+shift that was interrupted between two of them goes on with the second one.
+
+An approval is a signal to the run. `watch` only tells that one has come; the workflow receives it,
+so that it is in the journal, and `answer` says what it leads to.
 
 Where things are kept: documents `split/<split>` (what gateways obey) and `rollout/<name>` (what
-people see); feeds `observations/<split>` and `orders/<run>`.
+people see), `rollout-past/<run>` (the last status of a run whose name another one has taken);
+feeds `observations/<split>` and `orders/<run>`.
 
 Invariants: (1) the n-th turn moves the split from the epoch in its `Leg` to the next one or not at
 all, so a process that wakes up late cannot bring an older stage's weights back; (2) a status is
@@ -26,23 +33,32 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 from aura.clock import Clock
 from aura.delivery import decide as rules
-from aura.delivery.decide import Continue, weights_for
-from aura.delivery.evidence import Tally
-from aura.delivery.observation import Observation
-from aura.delivery.plan import Plan
+from aura.delivery.aftermath import Aftermath
+from aura.delivery.approval import SIGNAL, Said, read_said
+from aura.delivery.decide import Continue, RolloutState, layout
+from aura.delivery.live import Live, Track, live_of
+from aura.delivery.plan import Pair, Plan
 from aura.delivery.split import Arm, Split
-from aura.delivery.status import Event, RolloutStatus, given_up, status_of
-from aura.delivery.turn import Given, Leg, Mark, Turn, judged_by_a_person, read_order, taken
-from aura.engine import Retry, Step, Workflow
+from aura.delivery.status import (
+    Event,
+    RolloutStatus,
+    evidence_of,
+    given_up,
+    nothing_seen,
+    status_of,
+)
+from aura.delivery.turn import Given, Leg, Mark, Turn, heard, judged_by_a_person, read_order, taken
+from aura.engine import Retry, Step, Workflow, receive
 from aura.errors import (
     CodecError,
     EpochConflict,
     RolloutError,
+    SignalTimeout,
     SplitError,
     StepFailed,
     StoreUnavailable,
@@ -54,32 +70,15 @@ log = logging.getLogger("aura.delivery")
 WORKFLOW, VERSION = "aura.rollout", "1.0.0"
 _TICK = 0.25  # seconds between looks when nothing is heard, and between published states
 _IDLE = 1.0, 0.01  # when only the words change: seconds, or this part of the stage's time
+_HEARD = 60.0  # seconds for a signal that is there to be handed to the workflow
 _RETRY = Retry(attempts=10, first=0.1, longest=5.0, never=(RolloutError, SplitError))
-
-
-@dataclass(slots=True)
-class _Live:
-    """What this process has folded of one rollout. After a hold the evidence begins anew while the
-    counts go on; until then both are one tally. `shown` is what was published last, by epoch."""
-
-    since: int
-    evidence: Tally
-    counts: Tally
-    position: int
-    looked: float = 0.0
-    published: float = 0.0
-    shown: tuple[int, RolloutStatus] | None = None
-
-    def fold(self, observation: Observation) -> None:
-        self.counts.fold(observation)
-        if self.evidence is not self.counts:
-            self.evidence.fold(observation)
 
 
 class Engine:
     """The rollout workflow and its steps, over a store. One per app; it registers `workflow`."""
 
-    def __init__(self) -> None:
+    def __init__(self, aftermath: Aftermath) -> None:
+        self._aftermath = aftermath
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._rollout)
         self._begin: Step[..., Any] = Step(self._mark, name="begin", retry=_RETRY, idempotent=True)
         self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
@@ -88,7 +87,7 @@ class Engine:
         )
         self._shift: Step[..., Any] = Step(self._shift_split, name="shift", retry=_RETRY)
         self._leave: Step[..., Any] = Step(self._leave_split, name="leave", retry=_RETRY)
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
 
     def attach(self, store: Store, writer: Writer, clock: Clock) -> None:
         """Use this store from now on."""
@@ -102,6 +101,7 @@ class Engine:
             return await self._follow_plan(plan, run)
         except StepFailed as error:
             await self._leave(plan, run, f"given up: {error.reason}")
+            await self._aftermath.given_up(plan, run, error.reason)
             raise
         except asyncio.CancelledError:
             if await self._is_cancelled(run):  # not handed over to another worker
@@ -112,12 +112,25 @@ class Engine:
 
     async def _follow_plan(self, plan: Plan, run: str) -> str:
         mark = await self._begin(plan)
-        epoch = await self._open(plan, run, mark)
-        leg = Leg(mark, epoch, epoch, epoch, rules.start(mark.at))
+        epochs = await self._open(plan, run, mark)
+        leg = Leg(mark, epochs, epochs, epochs, rules.start(mark.at))
         while not leg.state.ended:
             turn = await self._watch(plan, run, leg)
+            if turn.kind == "hear":
+                turn = await self._hear(plan, leg, turn)
             leg = leg.onward(turn, await self._shift(plan, run, leg, turn))
+            await self._aftermath.tell(plan, run, leg.turn, turn)
+        if leg.state.status == "rolled-back":
+            await self._aftermath.over(plan, run)
         return leg.state.status
+
+    async def _hear(self, plan: Plan, leg: Leg, turn: Turn) -> Turn:
+        """Receive the approval that the turn tells of; the turn that it leads to."""
+        try:
+            said = read_said(await receive(SIGNAL, timeout=_HEARD))
+        except (SignalTimeout, CodecError) as error:
+            said = Said(flaw=f"an approval that cannot be received: {error}")
+        return heard(rules.answer(plan, leg.state, said), said, turn)
 
     async def _is_cancelled(self, run: str) -> bool:
         try:
@@ -131,33 +144,39 @@ class Engine:
 
     async def _mark(self, plan: Plan) -> Mark:
         """Where its observations begin: an empty append tells the end of a feed."""
-        end = await self.writer.submit(AppendFeed(f"observations/{plan.split}", ()))
-        return Mark(self.clock.now(), cast("int", end))
+        feeds = [f"observations/{pair.split}" for pair in plan.pairs]
+        ends = await asyncio.gather(*(self.writer.submit(AppendFeed(one, ())) for one in feeds))
+        return Mark(self.clock.now(), tuple(cast("int", end) for end in ends))
 
-    async def _open_split(self, plan: Plan, run: str, mark: Mark) -> int:
-        """Make the split stand at the first stage; its epoch.
+    async def _open_split(self, plan: Plan, run: str, mark: Mark) -> tuple[int, ...]:
+        """Make the splits stand at the first stage; their epochs.
 
-        Raises RolloutError when another rollout moves it; that is in the status too.
+        Raises RolloutError when another rollout moves one of them; that is in the status too.
         """
         state = rules.start(mark.at)
-        tally = Tally(plan)
         try:
-            epoch = await self._claim_split(plan, run)
+            epochs = await self._claim(plan, run)
         except RolloutError as error:
             state = replace(state, status="rolled-back")
             refused = Event(self.clock.now(), "refuse", str(error), "")
-            status = status_of(plan, run, state, (tally, tally), 0, str(error), (refused,))
+            status = status_of(plan, run, state, nothing_seen(plan), str(error), (refused,))
             await self._introduce(replace(status, weights={}))
             raise
-        began = Event(mark.at, "start", f"from {plan.baseline} to {plan.candidate}", "")
-        status = status_of(plan, run, state, (tally, tally), epoch, "begun", (began,))
-        await self._introduce(replace(status, opened=(epoch, mark.at, mark.observations)))
-        return epoch
+        moves = ", ".join(f"from {pair.baseline} to {pair.candidate}" for pair in plan.pairs)
+        began = Event(mark.at, "start", moves, "")
+        status = status_of(plan, run, state, nothing_seen(plan, epochs), "begun", (began,))
+        status = replace(status, opened=(epochs[0], mark.at, mark.observations[0]))
+        begun = zip(plan.pairs, epochs, mark.observations, strict=True)
+        await self._introduce(
+            replace(status, begun={pair.split: (epoch, at) for pair, epoch, at in begun})
+        )
+        return epochs
 
     async def _watch_stage(self, plan: Plan, run: str, leg: Leg) -> Turn:
         """Return when something must change."""
         live = self._live_of(plan, run, leg)
-        async with self.news(f"feed:observations/{plan.split}", f"feed:orders/{run}") as news:
+        feeds = [f"feed:observations/{pair.split}" for pair in plan.pairs]
+        async with self.news(*feeds, f"feed:orders/{run}", f"signal:{run}") as news:
             while True:
                 news.clear()
                 try:
@@ -171,25 +190,21 @@ class Engine:
                     async with asyncio.timeout(_TICK):
                         await news.wait()
 
-    async def _shift_split(self, plan: Plan, run: str, leg: Leg, turn: Turn) -> int:
-        """Make the split and the status fit the state after the turn; the split's epoch.
+    async def _shift_split(self, plan: Plan, run: str, leg: Leg, turn: Turn) -> tuple[int, ...]:
+        """Make the splits and the status fit the state after the turn; the splits' epochs.
 
-        Raises RolloutError when somebody else has changed the split.
+        Raises RolloutError when somebody else has changed one of the splits.
         """
-        epoch = await self._move(plan, run, leg, turn)
-        await self._record(plan, run, leg, turn, epoch)
-        return epoch
+        moved = [await self._move(plan, at, run, leg, turn) for at in range(len(plan.pairs))]
+        epochs = tuple(moved)
+        await self._record(plan, run, leg, turn, epochs)
+        return epochs
 
     async def _leave_split(self, plan: Plan, run: str, reason: str) -> None:
         """The end of a rollout that nobody can watch: all traffic back to the baseline."""
-        weights, _ = weights_for(plan, None)
-        while (split := await self._own_split(plan, run)) is not None:
-            back = split.with_weights(weights)
-            if _way(back) == _way(split):
-                break
-            if await self._put("split", plan.split, back.to_json(), split.epoch):
-                split = back
-                break
+        split = None
+        for pair in reversed(plan.pairs):
+            split = await self._take_back(plan, pair, run)
         while (shown := await self._shown(plan.name)) and shown[1].run == run:
             at, known = shown
             status = given_up(known, reason, self.clock.now())
@@ -197,24 +212,53 @@ class Engine:
             if known.ended or await self._put("rollout", plan.name, status.to_json(), at):
                 break
 
-    # What the steps are made of: the split.
+    # What the steps are made of: the splits.
 
-    async def _claim_split(self, plan: Plan, run: str) -> int:
-        weights, mirror = weights_for(plan, 0)
-        arms = tuple(Arm(name, weights[name]) for name in (plan.baseline, plan.candidate))
-        seed = f"{plan.split}/{run}"
+    async def _take_back(self, plan: Plan, pair: Pair, run: str) -> Split | None:
+        """Everybody to the pair's baseline; the split, None when it is another run's."""
+        weights, _, _ = layout(plan, RolloutState(0, "rolled-back", 0.0), pair)
+        while (split := await self._own_split(pair, run)) is not None:
+            if split.forced:
+                break  # everybody is on the baseline
+            back = split.with_weights(weights, moving=False)
+            if _way(back) == _way(split):
+                break
+            if await self._put("split", pair.split, back.to_json(), split.epoch):
+                return back
+        return split
+
+    async def _claim(self, plan: Plan, run: str) -> tuple[int, ...]:
+        """Take all splits, or none: whoever is refused at a later one leaves those before."""
         await self._refuse_while_named(plan, run)
+        for pair in plan.pairs:
+            document = await self.store.document("split", pair.split)
+            if document is not None:
+                await self._refuse_taken(pair, Split.from_json(document.body), run)
+        claimed = [await self._claim_split(plan, pair, run) for pair in plan.pairs]
+        return tuple(claimed)
+
+    async def _claim_split(self, plan: Plan, pair: Pair, run: str) -> int:
+        weights, mirror, sample = layout(plan, rules.start(0.0), pair)
+        arms = tuple(Arm(name, weights[name]) for name in (pair.baseline, pair.candidate))
+        seed = f"{pair.split}/{run}"
         while True:
-            document = await self.store.document("split", plan.split)
+            document = await self.store.document("split", pair.split)
             before = document.epoch if document else 0
             if document is not None:
-                mover = Split.from_json(document.body).seed.removeprefix(f"{plan.split}/")
-                if mover == run:
+                there = Split.from_json(document.body)
+                if there.seed == seed:
                     return before  # a try before this one
-                await self._refuse_while_moved(plan, mover)
-            split = Split(plan.split, before + 1, seed, arms, mirror, plan.stages[0].sample)
-            if await self._put("split", plan.split, split.to_json(), before):
+                await self._refuse_taken(pair, there, run)
+            split = Split(pair.split, before + 1, seed, arms, mirror, sample, moving=True)
+            if await self._put("split", pair.split, split.to_json(), before):
                 return before + 1
+
+    async def _refuse_taken(self, pair: Pair, there: Split, run: str) -> None:
+        """Raises RolloutError while another run moves the split, or it is forced."""
+        mover = there.seed.removeprefix(f"{pair.split}/")
+        if mover != run:
+            refuse_forced(there)
+            await self._refuse_while_moved(pair, mover)
 
     async def _refuse_while_named(self, plan: Plan, run: str) -> None:
         """Raises RolloutError while another run has the plan's name."""
@@ -222,7 +266,7 @@ class Engine:
         if shown is not None and shown[1].run != run and await self.under_way(shown[1]):
             raise moved_already(shown[1])
 
-    async def _refuse_while_moved(self, plan: Plan, mover: str) -> None:
+    async def _refuse_while_moved(self, pair: Pair, mover: str) -> None:
         """Raises RolloutError while the rollout of the run `mover` is under way."""
         if not await self.is_alive(mover):
             return
@@ -232,85 +276,94 @@ class Engine:
                     return  # its run is about to end
                 raise moved_already(status)
         raise RolloutError(
-            f"split {plan.split} is moved by another rollout (run {mover})",
+            f"split {pair.split} is moved by another rollout (run {mover})",
             hint="Let it end, or roll it back first",
         )
 
-    async def _move(self, plan: Plan, run: str, leg: Leg, turn: Turn) -> int:
+    async def _move(self, plan: Plan, at: int, run: str, leg: Leg, turn: Turn) -> int:
+        """Make the plan's split of that index fit the state after the turn; its epoch."""
+        pair, epoch = plan.pairs[at], leg.epochs[at]
         state = leg.after(turn)
-        weights, mirror = weights_for(plan, None if state.status == "rolled-back" else state.stage)
-        sample = plan.stages[state.stage].sample if mirror else 1.0
+        weights, mirror, sample = layout(plan, state, pair)
         while True:
-            old = await self._own_split(plan, run)
+            old = await self._own_split(pair, run)
             if old is None:
                 raise RolloutError(
-                    f"split {plan.split} was taken over by another rollout",
+                    f"split {pair.split} was taken over by another rollout",
                     hint="Look at it with: aura rollout status",
                 )
-            new = old.with_weights(weights, mirror=mirror, sample=sample)
+            if old.forced and state.status == "rolled-back":
+                return old.epoch  # everybody is on the baseline
+            refuse_forced(old)
+            new = old.with_weights(weights, mirror=mirror, sample=sample, moving=not state.ended)
             same = _way(new) == _way(old)
-            if old.epoch == leg.epoch:
+            if old.epoch == epoch:
                 if same and not leg.renews(turn):
-                    return leg.epoch
-                if await self._put("split", plan.split, new.to_json(), leg.epoch):
-                    return leg.epoch + 1
-            elif old.epoch == leg.epoch + 1 and same:
+                    return epoch
+                if await self._put("split", pair.split, new.to_json(), epoch):
+                    return epoch + 1
+            elif old.epoch == epoch + 1 and same:
                 return old.epoch  # a try before this one
             else:
                 raise RolloutError(
-                    f"split {plan.split} was changed by someone else: it is at epoch {old.epoch}, "
-                    f"not {leg.epoch}",
+                    f"split {pair.split} was changed by someone else: it is at epoch {old.epoch}, "
+                    f"not {epoch}",
                     hint="Start the rollout again",
                 )
 
-    async def _own_split(self, plan: Plan, run: str) -> Split | None:
+    async def _own_split(self, pair: Pair, run: str) -> Split | None:
         """The split with the epoch of its document, unless it is another run's."""
-        document = await self.store.document("split", plan.split)
+        document = await self.store.document("split", pair.split)
         if document is None:
             return None
         split = replace(Split.from_json(document.body), epoch=document.epoch)
-        return split if split.seed == f"{plan.split}/{run}" else None
+        return split if split.seed == f"{pair.split}/{run}" else None
 
     # What the steps are made of: evidence.
 
-    def _live_of(self, plan: Plan, run: str, leg: Leg) -> _Live:
+    def _live_of(self, plan: Plan, run: str, leg: Leg) -> Live:
         """What is folded already. A lost run that came back may have new evidence since then."""
         live = self._live.get(run)
         if live is None or live.since != leg.since:
-            counts = Tally(plan, since=leg.opened)
-            evidence = counts if leg.since == leg.opened else Tally(plan, since=leg.since)
-            live = _Live(leg.since, evidence, counts, leg.mark.observations)
-            self._live[run] = live
+            live = self._live[run] = live_of(plan, leg)
         return live
 
-    async def _fold(self, plan: Plan, live: _Live) -> bool:
-        """Take in the next observations; False when there are none."""
-        after = live.position
-        items = await self.store.feed(f"observations/{plan.split}", after)
-        if live.position == after:  # nobody else has folded these meanwhile
-            for item in items:
-                live.position = item.seq
-                try:
-                    live.fold(Observation.from_json(item.payload))
-                except (CodecError, ArithmeticError, ValueError) as error:
-                    log.warning("observation %d of %s is left out: %s", item.seq, plan.split, error)
+    async def _fold(self, live: Live) -> bool:
+        """Take in the next observations of all splits; False when there are none."""
+        found = [await self._fold_track(track) for track in live.tracks]
+        return any(found)
+
+    async def _fold_track(self, track: Track) -> bool:
+        after = track.position
+        items = await self.store.feed(f"observations/{track.pair.split}", after)
+        if track.position == after:  # nobody else has folded these meanwhile
+            track.take(items)
         return bool(items)
 
-    async def _look(self, plan: Plan, run: str, leg: Leg, live: _Live) -> Turn | None:
+    async def _look(self, plan: Plan, run: str, leg: Leg, live: Live) -> Turn | None:
         """One look at what is new: the turn to take, or None."""
         given = await self._next_order(run, leg.orders)
-        while given.order != "rollback" and await self._fold(plan, live):
+        while given.order != "rollback" and await self._fold(live):
             given = await self._next_order(run, leg.orders)  # there may be much to catch up with
         now = self.clock.now()
-        evidence = live.evidence.evidence(leg.state.stage)
+        evidence = evidence_of(plan, leg.state, live.tallies())
         if judged_by_a_person(plan, leg.state, given.order):
-            evidence = replace(evidence, judgements=())
-        state = replace(leg.state, order=given.order)
+            parts = [replace(one, judgements=()) for one in evidence.others]
+            evidence = replace(evidence, judgements=(), others=tuple(parts))
+        state = replace(leg.state, order=given.order, target=given.to)
         decision = rules.decide(plan, state, evidence, now)
         if given.seq > leg.orders or not isinstance(decision, Continue):
-            return taken(decision, given, live.evidence.tripped, now)
+            return taken(decision, given, live.tripped, now)
+        if signal := await self._next_approval(run, leg.signals):
+            return Turn("hear", "an approval has arrived", now, leg.orders, signal=signal)
         await self._refresh(plan, run, leg, live, decision.reason)
         return None
+
+    async def _next_approval(self, run: str, after: int) -> int:
+        """The number of the next signal that is one, 0 when there is none. The workflow receives
+        one for each; which one is first is for their priorities to say."""
+        signals = await self.store.signals([(run, after)])
+        return next((signal.seq for signal in signals if signal.name == SIGNAL), 0)
 
     async def _next_order(self, run: str, after: int) -> Given:
         items = await self.store.feed(f"orders/{run}", after, 1)
@@ -318,7 +371,7 @@ class Engine:
 
     # What the steps are made of: the status.
 
-    async def _refresh(self, plan: Plan, run: str, leg: Leg, live: _Live, reason: str) -> None:
+    async def _refresh(self, plan: Plan, run: str, leg: Leg, live: Live, reason: str) -> None:
         """Publish the counts and the evidence as they are now, if they have changed."""
         now = self.clock.monotonic()
         if now - live.looked < _TICK:
@@ -329,9 +382,8 @@ class Engine:
             return  # another worker is further
         epoch, known = shown
         why = known.reason if leg.state.status == "held" else reason  # not that it waits, but why
-        tallies = (live.evidence, live.counts)
-        status = status_of(plan, run, leg.state, tallies, leg.epoch, why, known.history)
-        status = replace(status, opened=known.opened, turn=known.turn)
+        status = status_of(plan, run, leg.state, live.seen(leg.epochs), why, known.history)
+        status = replace(_carried(status, known), turn=known.turn, notes=live.notes())
         idle = max(_IDLE[0], _IDLE[1] * (self.clock.now() - leg.state.entered_at))
         slow = replace(status, reason=known.reason) == known and now - live.published < idle
         if status == known or slow:
@@ -341,22 +393,29 @@ class Engine:
         fits = await self._put("rollout", plan.name, status.to_json(), epoch)
         live.shown = (epoch + 1, status) if fits else None
 
-    async def _record(self, plan: Plan, run: str, leg: Leg, turn: Turn, epoch: int) -> None:
+    async def _record(
+        self, plan: Plan, run: str, leg: Leg, turn: Turn, epochs: tuple[int, ...]
+    ) -> None:
         """Write the turn into the published history, once."""
         state = leg.after(turn)
         live = self._live_of(plan, run, leg)
-        while await self._fold(plan, live):
+        while await self._fold(live):
             pass
-        evidence = Tally(plan, since=epoch) if leg.renews(turn) else live.evidence
+        seen = live.seen(epochs)
+        if leg.renews(turn):
+            new = nothing_seen(plan, epochs)
+            seen = tuple(
+                replace(one, counts=old.counts) for one, old in zip(new, seen, strict=True)
+            )
         event = turn.event(self.clock.now(), leg.orders)
         while (shown := await self._shown(plan.name)) and shown[1].run == run:
             at, known = shown
             if known.turn >= leg.turn + 1:
                 break
             history = (*known.history, event)
-            tallies = (evidence, live.counts)
-            status = status_of(plan, run, state, tallies, epoch, turn.reason, history)
-            status = replace(status, turn=leg.turn + 1, opened=known.opened, guard=turn.guard)
+            status = status_of(plan, run, state, seen, turn.reason, history)
+            status = replace(_carried(status, known), turn=leg.turn + 1, notes=live.notes())
+            status = replace(status, guard=turn.guard)
             if await self._put("rollout", plan.name, status.to_json(), at):
                 log.info("rollout %s: %s: %s", plan.name, turn.kind, turn.reason)
                 break
@@ -407,9 +466,10 @@ class Engine:
             if known is not None and await self.under_way(known):
                 raise moved_already(known)
             run = await self._free_run(plan.name, known)
-            tally = Tally(plan)
+            if known is not None and known.run != run:  # its history is kept
+                await self._put("rollout-past", known.run, known.to_json(), 0)
             state = rules.start(self.clock.now())
-            status = status_of(plan, run, state, (tally, tally), 0, "waits for a worker", ())
+            status = status_of(plan, run, state, nothing_seen(plan), "waits for a worker", ())
             if await self._put("rollout", plan.name, status.to_json(), epoch):
                 return run
 
@@ -436,6 +496,13 @@ class Engine:
     async def under_way(self, status: RolloutStatus) -> bool:
         """Whether the rollout has not ended and there is a run that moves it."""
         return not status.ended and await self.is_alive(status.run)
+
+    async def refuse_forced(self, plan: Plan) -> None:
+        """Raises RolloutError while a split of the plan is forced to its baseline."""
+        for pair in plan.pairs:
+            document = await self.store.document("split", pair.split)
+            if document is not None:
+                refuse_forced(Split.from_json(document.body))
 
     async def is_alive(self, run: str) -> bool:
         """Whether the run exists and has not ended, and is not parked."""
@@ -468,6 +535,20 @@ def moved_already(status: RolloutStatus) -> RolloutError:
     )
 
 
+def refuse_forced(split: Split) -> None:
+    """Raises RolloutError while the split is forced to its baseline."""
+    if split.forced:
+        raise RolloutError(
+            f"split {split.name} is forced to its baseline: {split.forced}",
+            hint=f"Release it first: aura rollback {split.name} --release",
+        )
+
+
+def _carried(status: RolloutStatus, known: RolloutStatus) -> RolloutStatus:
+    """With what stays from one status to the next."""
+    return replace(status, opened=known.opened, begun=known.begun)
+
+
 def _way(split: Split) -> tuple[object, ...]:
     """Where a split sends its units, without the epoch."""
-    return tuple(arm.buckets for arm in split.arms[1:]), split.mirror, split.sample
+    return tuple(arm.buckets for arm in split.arms[1:]), split.mirror, split.sample, split.moving

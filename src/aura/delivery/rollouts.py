@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aura.clock import Clock
-from aura.delivery.decide import Order
+from aura.delivery.aftermath import Aftermath
+from aura.delivery.alerts import Alerts
+from aura.delivery.approval import SIGNAL, Said, write_said
+from aura.delivery.channels import channels_json
+from aura.delivery.decide import ORDERS, Order
+from aura.delivery.emergency import Emergencies
+from aura.delivery.follower import POLL, Follower
+from aura.delivery.inflight import Forks, InFlightRuns
 from aura.delivery.observation import Observation
-from aura.delivery.plan import Plan
+from aura.delivery.plan import Pair, Plan
 from aura.delivery.rollout import WORKFLOW, Engine
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
-from aura.delivery.turn import ORDERS, write_order
-from aura.errors import AuraError, CodecError, RolloutError, RunConflict, StoreUnavailable
-from aura.store.base import AppendFeed, Store, Sweep, Writer
+from aura.delivery.turn import write_order
+from aura.engine import Run, Workflow
+from aura.errors import CodecError, RolloutError, RunConflict, StoreUnavailable
+from aura.store.base import AppendFeed, PutDocument, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
 
-_POLL = 0.5  # seconds between looks at a split, in case a message was lost
 _GATHER = 0.03  # seconds for which observations are gathered before they are written
 _BUFFER = 100_000  # observations that wait for a database that is away
 _BATCH = 1_000  # observations that are written at once
@@ -29,6 +36,7 @@ _PATIENCE = 5.0  # seconds for a worker to take up a new rollout
 _FEEDS = ("observations/", "orders/")  # of what is named so, old items may be deleted
 
 Start = Callable[..., Awaitable[Any]]
+Handle = Callable[[str], Run[Any]]
 
 
 class Rollouts:
@@ -38,8 +46,12 @@ class Rollouts:
     database is away, or they could not be encoded.
     """
 
-    def __init__(self) -> None:
-        self.engine = Engine()
+    def __init__(self, forks: Forks | None = None) -> None:
+        self.alerts = Alerts()
+        self.emergencies = Emergencies(self.alerts)
+        self._forks = forks
+        self._runs = InFlightRuns(forks)
+        self.engine = Engine(Aftermath(self.alerts, self._runs))
         self.lost_observations = 0
         self._buffer: list[Observation] = []
         self._observed = asyncio.Event()
@@ -48,18 +60,31 @@ class Rollouts:
         self._pen: asyncio.Task[None] | None = None
 
     @property
+    def workflows(self) -> tuple[Workflow[..., Any], ...]:
+        """Those that workers of the app must have."""
+        return self.engine.workflow, self.alerts.workflow
+
+    @property
     def waiting_observations(self) -> int:
         """How many observations have been handed in and are not written yet."""
         return len(self._buffer)
 
-    def open(self, store: Store, writer: Writer, clock: Clock, start: Start) -> None:
+    def open(
+        self, store: Store, writer: Writer, clock: Clock, start: Start, handle: Handle
+    ) -> None:
         self._store = store
         self._writer = writer
         self._clock = clock
         self._start = start
+        self._handle = handle
         self._closing = False
         self._observed = asyncio.Event()  # of this event loop: an app may be opened on several
         self.engine.attach(store, writer, clock)
+        self.alerts.attach(store, clock, start)
+        self.emergencies.attach(store, clock)
+        self._runs.attach(store, writer, clock)
+        if self._forks is not None:
+            self._forks.attach(store, clock)
         self._pen = asyncio.create_task(self._write(), name="aura-observations")
 
     async def close(self) -> None:
@@ -87,10 +112,12 @@ class Rollouts:
         (or `again`). Raises RolloutError for these, while another one moves the same split, and
         when no worker takes it up within 5 seconds; it then begins as soon as there is one.
         """
+        splits = {pair.split for pair in plan.pairs}
         for status in await self.all():
-            if status.split == plan.split and await self.engine.under_way(status):
+            shared = splits.intersection(status.splits)
+            if shared and await self.engine.under_way(status):
                 raise RolloutError(
-                    f"rollout {status.name} of split {plan.split} is {status.state} in stage "
+                    f"rollout {status.name} of split {min(shared)} is {status.state} in stage "
                     f"{status.stage}",
                     hint="Let it end, or roll it back first",
                 )
@@ -100,8 +127,14 @@ class Rollouts:
                     hint="To take the traffic through its stages anew: aura rollout start --again",
                 )
         if not (again or replace):
-            await self._refuse_to_move_everybody(plan)
+            for pair in plan.pairs:
+                await self._refuse_to_move_everybody(plan.name, pair)
+        await self.engine.refuse_forced(plan)
         run = await self.engine.announce(plan)
+        if plan.alerts:
+            for pair in plan.pairs:
+                body = channels_json(plan.alerts)
+                await self._writer.submit(PutDocument("alerts", pair.split, body))
         try:
             await self._start(WORKFLOW, plan, run, id=run)
         except RunConflict as error:
@@ -112,11 +145,78 @@ class Rollouts:
         return await self._begun(plan, run)
 
     async def order(
-        self, name: str, order: Order, *, reason: str = "", by: str = ""
+        self, name: str, order: Order, *, reason: str = "", by: str = "", to: str = ""
     ) -> RolloutStatus:
-        """Tell a rollout what to do, durably. Raises RolloutError when it is unknown or ended."""
+        """Tell a rollout what to do, durably. `skip` goes on to the stage named by `to`.
+
+        Raises RolloutError when it is unknown or ended, and for an order that does not fit.
+        """
         if order not in ORDERS:
             raise RolloutError(f"there is no order {order!r}", hint=f"Use {', '.join(ORDERS)}")
+        status = await self._moving(name)
+        _refuse_order(status, order, to)
+        body = write_order(order, by, reason, self._clock.now(), to)
+        seq = await self._writer.submit(AppendFeed(f"orders/{status.run}", (body,)))
+        now = await self.status(name)
+        if now.run == status.run and now.ended and seq not in [e.order for e in now.history]:
+            raise _ended(now)
+        return status
+
+    async def approve(
+        self, name: str, *, stage: str = "", by: str, reason: str = "", ok: bool = True
+    ) -> RolloutStatus:
+        """Approve the stage that a rollout is in, or (`ok` is False) refuse to: a durable signal to
+        its run. `stage` guards against approving another one than was looked at.
+
+        Raises RolloutError when the stage needs no approval, or not of that person.
+        """
+        status = await self._moving(name)
+        _refuse_approval(status, stage, by)
+        said = Said(stage or status.stage, by, ok, reason)
+        await self._handle(status.run).signal(SIGNAL, write_said(said))
+        return status
+
+    async def past(self, name: str) -> list[RolloutStatus]:
+        """The rollouts of that name, oldest first, the present one last.
+
+        Raises RolloutError when there is none.
+        """
+        now = await self.status(name)
+        found = [
+            RolloutStatus.from_json(document.body)
+            for document in await self._store.documents("rollout-past")
+            if document.name.rpartition("-")[0] == f"rollout-{name}"
+        ]
+        found = [status for status in found if status.run != now.run]
+        return [*sorted(found, key=lambda status: int(status.run.rpartition("-")[2])), now]
+
+    async def observations(
+        self, status: RolloutStatus, split: str
+    ) -> AsyncIterator[tuple[Observation, float]]:
+        """What was observed of one of a rollout's splits, in the feed's order, each with when it
+        was written (epoch seconds). What cannot be read is left out, as the rollout itself did.
+
+        Raises RolloutError when the first ones have been deleted (`Config.retention`).
+        """
+        first, after = status.begun.get(split, (0, 0))
+        expected = after + 1
+        while items := await self._store.feed(f"observations/{split}", after):
+            if expected and items[0].seq != expected:
+                raise RolloutError(
+                    f"{items[0].seq - expected} observations of rollout {status.name} have been "
+                    "deleted",
+                    hint="Keep them longer with Config.retention, or give --observations",
+                )
+            expected = 0
+            for item in items:
+                after = item.seq
+                with contextlib.suppress(CodecError):
+                    found = Observation.from_json(item.payload)
+                    if found.epoch >= first:
+                        yield found, item.at
+
+    async def _moving(self, name: str) -> RolloutStatus:
+        """The status of a rollout that is under way. Raises RolloutError for any other."""
         status = await self.status(name)
         if status.ended:
             raise _ended(status)
@@ -125,13 +225,6 @@ class Rollouts:
                 f"nothing moves rollout {name}: its run has ended",
                 hint=f"See why with `aura runs show {status.run}`, and start the rollout again",
             )
-        if order == "resume" and status.state != "held":
-            raise RolloutError(f"rollout {name} is not held", hint="There is nothing to resume")
-        body = write_order(order, by, reason, self._clock.now())
-        seq = await self._writer.submit(AppendFeed(f"orders/{status.run}", (body,)))
-        now = await self.status(name)
-        if now.run == status.run and now.ended and seq not in [e.order for e in now.history]:
-            raise _ended(now)
         return status
 
     async def status(self, name: str) -> RolloutStatus:
@@ -157,19 +250,29 @@ class Rollouts:
             for document in await self._store.documents("rollout"):
                 status = RolloutStatus.from_json(document.body)
                 if not status.ended:
-                    keep += [f"observations/{status.split}", f"orders/{status.run}"]
+                    keep += [f"observations/{split}" for split in status.splits]
+                    keep.append(f"orders/{status.run}")
         except CodecError as error:
             log.warning("no feed is cleared of old items: %s", error)
             return Sweep(age)
         return Sweep(age, _FEEDS, tuple(keep))
 
-    def follow(self, name: str, offer: Callable[[Split], object]) -> Callable[[], None]:
+    def follow(
+        self,
+        name: str,
+        offer: Callable[[Split], object],
+        confirm: Callable[[int, float], object] | None = None,
+    ) -> Callable[[], None]:
         """Offer each new epoch of a split, beginning with the present one; the answer ends it.
 
         The same epoch may be offered again; what is missed on the way is not made up for, the
-        newest counts.
+        newest counts. `confirm` is told after each look, at least twice a second while the database
+        answers, which epoch was the newest, and when (on the monotonic clock) the look began.
         """
-        task = asyncio.create_task(self._follow(name, offer), name=f"aura-split-{name}")
+        task = asyncio.create_task(
+            Follower(self.engine, self._clock, name, offer, confirm).run(),
+            name=f"aura-split-{name}",
+        )
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
 
@@ -186,12 +289,12 @@ class Rollouts:
         self._buffer.append(observation)
         self._observed.set()
 
-    async def _refuse_to_move_everybody(self, plan: Plan) -> None:
-        serving = await self.serving(plan.split)
-        if serving and plan.baseline not in serving:
+    async def _refuse_to_move_everybody(self, name: str, pair: Pair) -> None:
+        serving = await self.serving(pair.split)
+        if serving and pair.baseline not in serving:
             raise RolloutError(
-                f"split {plan.split} sends its requests to {' and '.join(serving)}, the baseline "
-                f"of rollout {plan.name} is {plan.baseline}: it would move everybody there at once",
+                f"split {pair.split} sends its requests to {' and '.join(serving)}, the baseline "
+                f"of rollout {name} is {pair.baseline}: it would move everybody there at once",
                 hint=f"Write `baseline: {serving[0]}`, or say that you mean it: "
                 "aura rollout start --replace",
             )
@@ -216,7 +319,7 @@ class Rollouts:
                 if left <= 0 or status.run != run:
                     raise await self._not_begun(plan, run)
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _POLL)):
+                    async with asyncio.timeout(min(left, POLL)):
                         await news.wait()
         if status.opened is None:
             raise RolloutError(status.reason)
@@ -232,22 +335,6 @@ class Rollouts:
         return RolloutError(
             f"rollout {plan.name} did not begin", hint=f"See why with: aura runs show {run}"
         )
-
-    async def _follow(self, name: str, offer: Callable[[Split], object]) -> None:
-        async with self.engine.news(f"doc:split/{name}") as news:
-            while True:
-                news.clear()
-                try:
-                    document = await self._store.document("split", name)
-                    if document is not None:
-                        offer(Split.from_json(document.body))
-                except AuraError as error:
-                    log.warning("split %s cannot be read: %s", name, error)
-                except Exception:  # the next epoch must be heard all the same
-                    log.exception("whoever follows split %s refused it", name)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_POLL):
-                        await news.wait()
 
     async def _write(self) -> None:
         """Write what is handed in until the desk is closed and everything is written."""
@@ -305,3 +392,51 @@ def _ended(status: RolloutStatus) -> RolloutError:
     return RolloutError(
         f"rollout {status.name} is {status.state}", hint="Start it again, or start another plan"
     )
+
+
+def _refuse_order(status: RolloutStatus, order: Order, to: str) -> None:
+    """Raises RolloutError for an order that does not fit the rollout as it was last seen."""
+    if order == "resume" and status.state not in ("held", "paused"):
+        raise RolloutError(f"rollout {status.name} is not held", hint="There is nothing to resume")
+    if order == "pause" and status.state != "running":
+        raise RolloutError(
+            f"rollout {status.name} is {status.state}", hint="Only one that is running is paused"
+        )
+    if status.state == "descending" and order not in ("hold", "rollback"):
+        raise RolloutError(
+            f"rollout {status.name} is going back to {status.baseline}, it is at "
+            f"{status.weight:.2%}",
+            hint="Hold it first, or roll it back at once",
+        )
+    names = [stage.name for stage in status.stages]
+    if order == "skip" and to not in names:
+        raise RolloutError(
+            f"rollout {status.name} has no stage {to!r}", hint=f"Its stages: {', '.join(names)}"
+        )
+    if order == "skip" and status.stages[names.index(to)].weight <= status.weight > 0:
+        raise RolloutError(
+            f"rollout {status.name} is at {status.weight:.2%}, stage {to} is no later one",
+            hint="Name a later stage; traffic goes back only by a rollback",
+        )
+
+
+def _refuse_approval(status: RolloutStatus, stage: str, by: str) -> None:
+    """Raises RolloutError for an approval that would not count."""
+    if stage and stage != status.stage:
+        raise RolloutError(
+            f"rollout {status.name} is in stage {status.stage}, not {stage}",
+            hint=f"Look at it: aura rollout status {status.name}",
+        )
+    wanted = status.approval
+    if wanted is None:
+        raise RolloutError(
+            f"stage {status.stage} of rollout {status.name} needs no approval",
+            hint="To go on without its evidence: aura rollout advance",
+        )
+    if not by.strip():
+        raise RolloutError("an approval is somebody's", hint="Say whose with --by")
+    if wanted.people and by not in wanted.people:
+        raise RolloutError(
+            f"{by} is none of those who approve stage {status.stage}",
+            hint=f"They are {', '.join(wanted.people)}",
+        )

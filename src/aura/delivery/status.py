@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from aura.delivery.decide import RolloutState, Status, weights_for
-from aura.delivery.evidence import ArmTally, Tally
+from aura.delivery.decide import RolloutState, Status, layout, weight_of
+from aura.delivery.evidence import ArmTally, Evidence, Tally
 from aura.delivery.guard import Verdict
-from aura.delivery.plan import Plan
+from aura.delivery.plan import Pair, Plan
 from aura.errors import CodecError
 
 
@@ -28,7 +28,8 @@ class ArmStatus:
 
 @dataclass(frozen=True, slots=True)
 class StageStatus:
-    """A stage: `verdict` is "waiting", "running", "held", "pass" or "trip"."""
+    """A stage: `verdict` is "waiting", "running", "held", "paused", "descending", "pass" or
+    "trip"."""
 
     name: str
     weight: float
@@ -64,12 +65,50 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class PairStatus:
+    """A split that is moved together with the rollout's own; the fields as in RolloutStatus."""
+
+    split: str
+    baseline: str
+    candidate: str
+    epoch: int
+    stages: tuple[StageStatus, ...]
+    weights: dict[str, float]
+    evidence: tuple[GuardStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalStatus:
+    """Approvals of the stage: how many are `needed`, `people` who may give one (none: anybody), who
+    has `given` one, since when they are asked and until when (epoch seconds, None: not yet; for
+    ever)."""
+
+    needed: int
+    people: tuple[str, ...]
+    given: tuple[str, ...]
+    asked_at: float | None
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """What became of the candidate's runs after a rollback: the plan's `policy`, how many had which
+    outcome, and the outcomes of the first ones by run."""
+
+    policy: str
+    counts: dict[str, int]
+    runs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RolloutStatus:
     """A rollout at a moment.
 
     `stages` count from the beginning, `evidence` from the last hold. `history` has each turn once,
     `turn` of them were taken. `opened` is the epoch, time and feed position with which it began,
-    None until a worker has taken it up and when it was refused.
+    None until a worker has taken it up and when it was refused; `begun` has epoch and position of
+    each split. `together` are the splits that are moved with this one. `weight` is the candidate's
+    share now. `notes` say what is odd about the observations.
     """
 
     name: str
@@ -89,6 +128,17 @@ class RolloutStatus:
     guard: str = ""
     turn: int = 0
     opened: tuple[int, float, int] | None = None
+    begun: dict[str, tuple[int, int]] = field(default_factory=dict)
+    together: tuple[PairStatus, ...] = ()
+    weight: float = 0.0
+    approval: ApprovalStatus | None = None
+    notes: tuple[str, ...] = ()
+    in_flight: InFlight | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """All splits that it moves."""
+        return self.split, *(pair.split for pair in self.together)
 
     @property
     def ended(self) -> bool:
@@ -119,20 +169,35 @@ class RolloutStatus:
 _ADAPTER = TypeAdapter(RolloutStatus)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of one split: the tallies of the evidence and of all counts (often the same),
+    and the split's epoch."""
+
+    evidence: Tally
+    counts: Tally
+    epoch: int
+
+
+def evidence_of(plan: Plan, state: RolloutState, seen: tuple[Tally, ...]) -> Evidence:
+    """What `decide` needs, of all splits; `seen` in the order of `plan.pairs`."""
+    weight = weight_of(plan, state)
+    steps = 0 if state.step is None else len(plan.gradual.steps)
+    first, *others = (tally.evidence(weight, steps) for tally in seen)
+    return replace(first, others=tuple(others))
+
+
 def status_of(
     plan: Plan,
     run: str,
     state: RolloutState,
-    tallies: tuple[Tally, Tally],
-    epoch: int,
+    seen: tuple[Seen, ...],
     reason: str,
     history: tuple[Event, ...],
 ) -> RolloutStatus:
-    """Put together what is known; of the tallies one has the evidence, the other the counts."""
-    tally, counts = tallies
-    rolled_back = state.status == "rolled-back"
-    weights, _ = weights_for(plan, None if rolled_back else state.stage)
-    evidence = tally.evidence(state.stage)
+    """Put together what is known; `seen` in the order of `plan.pairs`."""
+    pairs = [_pair(plan, pair, state, one) for pair, one in zip(plan.pairs, seen, strict=True)]
+    first = pairs[0]
     return RolloutStatus(
         name=plan.name,
         run=run,
@@ -142,16 +207,52 @@ def status_of(
         state=state.status,
         stage=plan.stages[state.stage].name,
         stage_index=state.stage,
-        stages=tuple(_stage(plan, index, state, counts) for index in range(len(plan.stages))),
+        stages=first.stages,
+        weights=first.weights,
+        epoch=first.epoch,
+        evidence=first.evidence,
+        reason=reason,
+        history=history,
+        together=tuple(pairs[1:]),
+        weight=weight_of(plan, state),
+        approval=_approval(plan, state),
+    )
+
+
+def nothing_seen(plan: Plan, epochs: tuple[int, ...] = ()) -> tuple[Seen, ...]:
+    """Before the first observation; without epochs, before there is a split."""
+    epochs = epochs or (0,) * len(plan.pairs)
+    tallies = [Tally(plan, pair=pair) for pair in plan.pairs]
+    return tuple(Seen(one, one, epoch) for one, epoch in zip(tallies, epochs, strict=True))
+
+
+def _pair(plan: Plan, pair: Pair, state: RolloutState, seen: Seen) -> PairStatus:
+    weights, _, _ = layout(plan, state, pair)
+    evidence = evidence_of(plan, state, (seen.evidence,))
+    return PairStatus(
+        split=pair.split,
+        baseline=pair.baseline,
+        candidate=pair.candidate,
+        epoch=seen.epoch,
+        stages=tuple(
+            _stage(plan, pair, index, state, seen.counts) for index in range(len(plan.stages))
+        ),
         weights=weights,
-        epoch=epoch,
         evidence=tuple(
             GuardStatus(one.guard, one.verdict, one.evidence, one.limit, one.reason)
             for one in evidence.judgements
         ),
-        reason=reason,
-        history=history,
     )
+
+
+def _approval(plan: Plan, state: RolloutState) -> ApprovalStatus | None:
+    rule = plan.stages[state.stage].approval
+    if rule is None or state.ended or state.step is not None:
+        return None
+    asked, until = state.asked_at, None
+    if asked is not None and rule.timeout is not None:
+        until = asked + rule.timeout
+    return ApprovalStatus(rule.needed, rule.people, state.approvals, asked, until)
 
 
 def given_up(known: RolloutStatus, reason: str, now: float) -> RolloutStatus:
@@ -165,20 +266,25 @@ def given_up(known: RolloutStatus, reason: str, now: float) -> RolloutStatus:
         state="rolled-back",
         stages=stages,
         weights={known.baseline: 1.0, known.candidate: 0.0},
+        weight=0.0,
+        together=tuple(
+            replace(pair, weights={pair.baseline: 1.0, pair.candidate: 0.0})
+            for pair in known.together
+        ),
         reason=reason,
         history=(*known.history, Event(now, "rollback", reason, "", now)),
         turn=known.turn + 1,
     )
 
 
-def _stage(plan: Plan, index: int, state: RolloutState, tally: Tally) -> StageStatus:
+def _stage(plan: Plan, pair: Pair, index: int, state: RolloutState, tally: Tally) -> StageStatus:
     stage = plan.stages[index]
     return StageStatus(
         name=stage.name,
         weight=stage.weight,
         verdict=_verdict(index, state),
-        candidate=_arm(tally.arm(stage, plan.candidate)),
-        baseline=_arm(tally.arm(stage, plan.baseline)),
+        candidate=_arm(tally.arm(stage.weight, pair.candidate)),
+        baseline=_arm(tally.arm(stage.weight, pair.baseline)),
     )
 
 
@@ -187,7 +293,7 @@ def _verdict(index: int, state: RolloutState) -> str:
         return "pass"
     if index > state.stage:
         return "waiting"
-    return {"running": "running", "held": "held", "rolled-back": "trip"}[state.status]
+    return "trip" if state.status == "rolled-back" else state.status
 
 
 def _arm(tally: ArmTally) -> ArmStatus:

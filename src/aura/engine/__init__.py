@@ -4,6 +4,7 @@ from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.durable import cancelled
 from aura.engine.handle import Results, Run
 from aura.engine.queues import Queue, Queues
+from aura.engine.receive import receive
 from aura.engine.retry import Retry
 from aura.engine.step import Step, step
 from aura.engine.subscriptions import Event
@@ -25,5 +26,6 @@ __all__ = [
     "WorkerOptions",
     "Workflow",
     "cancelled",
+    "receive",
     "step",
 ]

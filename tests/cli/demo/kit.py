@@ -9,10 +9,9 @@ from aura.cli.demo.crash import CrashFigures, RunFate
 from aura.cli.demo.figures import Release, Story
 from aura.cli.demo.model import GOOD, LEGACY, Exchange, Note
 from aura.delivery.decide import RolloutState
-from aura.delivery.evidence import Tally
 from aura.delivery.observation import Observation
 from aura.delivery.plan import Plan, parse_plan
-from aura.delivery.status import Event, RolloutStatus, status_of
+from aura.delivery.status import Event, RolloutStatus, nothing_seen, status_of
 from aura.store.base import Entry, RunRecord, RunState
 
 BEGAN = 1_700_000_000.0
@@ -75,7 +74,7 @@ def record(run: str, *, epoch: int = 1, state: RunState = "completed", **changes
 def status(plan: Plan, state: RolloutState, *events: Event) -> RolloutStatus:
     """A rollout's status with a history, opened at epoch 1."""
     began = Event(BEGAN, "start", "begins", "")
-    made = status_of(plan, "run-1", state, (Tally(plan), Tally(plan)), 3, "", (began, *events))
+    made = status_of(plan, "run-1", state, nothing_seen(plan, (3,)), "", (began, *events))
     return replace(made, opened=(1, BEGAN, 0))
 
 
