@@ -28,6 +28,7 @@ from aura.cli.messages import runs
 from aura.cli.options import Json
 from aura.cli.queues import queues
 from aura.cli.replay import replay
+from aura.cli.rollback import rollback
 from aura.cli.rollout import rollout
 from aura.cli.run import run
 from aura.cli.schedules import schedules
@@ -53,6 +54,7 @@ runs.command("import")(import_runs)
 cli.add_typer(runs, name="runs")
 cli.add_typer(queues, name="queues")
 cli.add_typer(rollout, name="rollout")
+cli.command("rollback")(rollback)
 cli.add_typer(schedules, name="schedules")
 cli.add_typer(dlq, name="dlq")
 cli.add_typer(topics, name="topics")

@@ -25,10 +25,10 @@ from aura.gateway.config import (
     parse_gateway,
 )
 from aura.gateway.diff import Difference, Rules, diff_json
+from aura.gateway.holder import SplitHolder
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.proxy import Counters, Gateway
 from aura.gateway.targets import Answer, Request, Target
-from aura.gateway.visit import SplitHolder
 
 __all__ = [
     "Gateway",

@@ -12,9 +12,9 @@ from aura.errors import ConfigError
 from aura.gateway.adapters import WorkflowRunner, WorkflowTarget, load_adapter
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import GatewayConfig, HttpSpec, WorkflowSpec
+from aura.gateway.holder import SplitHolder
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.targets import Target
-from aura.gateway.visit import SplitHolder
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -48,9 +48,12 @@ def _target(
     )
 
 
-def build_holders(config: GatewayConfig) -> dict[str, SplitHolder]:
-    """An empty holder for each split that a route names."""
-    return {route.split: SplitHolder() for route in config.routes}
+def build_holders(config: GatewayConfig, clock: Clock | None = None) -> dict[str, SplitHolder]:
+    """An empty holder for each split that a route names; without a clock their splits never
+    lapse."""
+    return {
+        route.split: SplitHolder(clock=clock, freshness=config.freshness) for route in config.routes
+    }
 
 
 def server_config(

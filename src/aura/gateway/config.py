@@ -19,6 +19,7 @@
       max_body: 32MiB
       max_concurrent: 1000
       body_timeout: 30s                # for each part of a request's body
+      freshness: 2s                    # so long a split is obeyed that nobody can confirm
       trust_forwarded: false           # believe X-Forwarded-* of who connects
       shadow: {concurrent: 8, queue: 100, timeout: 10s}
 
@@ -39,11 +40,13 @@ from typing import Any
 from aura.delivery.plan import Plan
 from aura.errors import ConfigError
 from aura.gateway.diff import NO_RULES, Pattern, Rules
+from aura.gateway.holder import FRESHNESS
 from aura.gateway.http_target import Limits, parse_url
 from aura.gateway.shadow import ShadowLimits
 from aura.gateway.units import UnitSource
 from aura.yamlnodes import Node, load, meant, read
 
+LEAST_FRESHNESS = 1.0  # seconds: two looks
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 5.6.2
 
 
@@ -82,7 +85,11 @@ class WorkflowSpec:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """Everything about a gateway. Sizes in bytes, times in seconds."""
+    """Everything about a gateway. Sizes in bytes, times in seconds.
+
+    A split that is being moved is obeyed for `freshness` after it was last known to be the newest;
+    then its baseline serves until it is confirmed again.
+    """
 
     routes: tuple[Route, ...]
     targets: dict[str, HttpSpec | WorkflowSpec]
@@ -91,6 +98,7 @@ class GatewayConfig:
     max_concurrent: int = 1000
     body_timeout: float = 30.0
     trust_forwarded: bool = False
+    freshness: float = FRESHNESS
     shadow: ShadowLimits = field(default_factory=ShadowLimits)
 
 
@@ -244,6 +252,16 @@ def _time(node: Node) -> float:
     return node.seconds(positive=True)
 
 
+def _freshness(node: Node) -> float:
+    seconds = node.seconds(positive=True)
+    if seconds < LEAST_FRESHNESS:
+        node.fail(
+            f"freshness is {node.scalar}",
+            f"splits are confirmed twice a second; write {LEAST_FRESHNESS:g}s or more",
+        )
+    return seconds
+
+
 def _count(node: Node) -> int:
     return node.integer(least=1)
 
@@ -261,6 +279,7 @@ GATEWAY: Readers = {
     "max_concurrent": _count,
     "body_timeout": _time,
     "trust_forwarded": Node.boolean,
+    "freshness": _freshness,
     "shadow": _shadow,
 }
 ROUTE: Readers = {"methods": _methods, "unit": _unit, "sla": _time, "fallback": Node.boolean}

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from aura.clock import Clock
 from aura.delivery.observation import Observation
+from aura.delivery.split import Split
 from aura.errors import ConfigError, RequestRefused, TargetFailed, TargetTimeout
 from aura.gateway import problems
 from aura.gateway.client import BodyStream, Client, ClientGone, Receive, Scope, Send
@@ -33,6 +34,7 @@ from aura.gateway.headers import (
     refuse_version,
     wants_upgrade,
 )
+from aura.gateway.holder import SplitHolder
 from aura.gateway.race import Attempt, Race, attempt, discard, race, within
 from aura.gateway.respond import Copy, Dates, Responder
 from aura.gateway.routes import Routes, refuse_dots
@@ -41,7 +43,6 @@ from aura.gateway.targets import WHOLE, Target
 from aura.gateway.units import find_unit
 from aura.gateway.visit import (
     Outcome,
-    SplitHolder,
     Visit,
     announced_length,
     assign,
@@ -60,6 +61,7 @@ class Counters:
     `units_missing`: assigned by the client's address. `fallbacks_error`, `fallbacks_late`: the
     baseline was started for a candidate that failed, or was late. `clients_gone`: the client left
     before its answer was complete. `unfinished`: an answer broke off after its head was sent.
+    `lapsed`: the baseline served because nobody could confirm a split that is being moved.
     """
 
     requests: int = 0
@@ -69,6 +71,7 @@ class Counters:
     fallbacks_late: int = 0
     clients_gone: int = 0
     unfinished: int = 0
+    lapsed: int = 0
 
 
 class Gateway:
@@ -199,7 +202,7 @@ class Gateway:
         address = client_address(scope["headers"], origin)
         unit = find_unit(route.unit, scope["headers"], body, address)
         self.counters.units_missing += not unit.found
-        seed, baseline, mirror = assign(route, self._splits[route.split].current, unit.value)
+        seed, baseline, mirror = assign(route, self._split_of(route), unit.value)
         if not (in_body or small) and (
             mirror or (route.fallback and seed.arm != baseline) or self._needs_whole(seed.arm)
         ):
@@ -208,6 +211,16 @@ class Gateway:
             client.release()
         request = request_of(route, scope, origin, client.stream() if body is None else body)
         return Visit(route, baseline, mirror, seed, request, self._clock.monotonic())
+
+    def _split_of(self, route: Route) -> Split | None:
+        """The split to obey. When everybody was forced to a baseline that this gateway has no
+        target for, the route's own serves."""
+        holder = self._splits[route.split]
+        split = holder.current
+        self.counters.lapsed += holder.lapsed
+        if split is not None and split.forced and split.baseline not in self._targets:
+            return None
+        return split
 
     def _needs_whole(self, arm: str) -> bool:
         target = self._targets.get(arm)

@@ -14,28 +14,6 @@ from aura.gateway.http_target import IDEMPOTENT
 from aura.gateway.targets import Request
 
 
-class SplitHolder:
-    """A cell with the newest split heard of; requests read it, the app replaces it."""
-
-    __slots__ = ("_current",)
-
-    def __init__(self, split: Split | None = None) -> None:
-        self._current = split
-
-    @property
-    def current(self) -> Split | None:
-        """The newest split, None while there is none."""
-        return self._current
-
-    def offer(self, split: Split) -> bool:
-        """Obey this split from the next request on; False when it is not newer than the one
-        that is obeyed: news may arrive late and in any order, and never take effect then."""
-        if self._current is not None and split.epoch <= self._current.epoch:
-            return False
-        self._current = split
-        return True
-
-
 @dataclass(slots=True)
 class Visit:
     """Where a request was sent, and whether its observation was given.

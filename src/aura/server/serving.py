@@ -110,7 +110,7 @@ class Serving:
         if self.config is None:
             return
         try:
-            holders = build_holders(self.config)
+            holders = build_holders(self.config, self.app.clock)
             await self._follow(holders)
             self.gateway = Gateway(
                 self.config,
@@ -150,10 +150,12 @@ class Serving:
         """The present splits are known before the first request comes: it must not go to a
         baseline that has been replaced."""
         for name, holder in holders.items():
+            began = self.app.clock.monotonic()
             document = await self.app.store.document("split", name)
             if document is not None:
                 holder.offer(Split.from_json(document.body))
-            self._ends.append(self.app.rollouts.follow(name, holder.offer))
+                holder.confirm(document.epoch, began)
+            self._ends.append(self.app.rollouts.follow(name, holder.offer, holder.confirm))
 
     def _is_routed(self, scope: Scope) -> bool:
         if scope["type"] != "http":
