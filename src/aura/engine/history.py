@@ -51,7 +51,9 @@ class History:
     def add(self, entry: Entry) -> None:
         """One more. Raises HistoryTooLong when it would be one too many."""
         self._entries += 1
-        self._bytes += size(entry)
+        self._bytes += len(entry.key) + len(entry.output or b"") + len(entry.input or b"")
+        if entry.error is not None:
+            self._bytes += len(entry.error)
         if self._bytes <= self._calm_bytes and self._entries <= self._calm_entries:
             return  # written out, because every step comes here
         limits = self._limits
