@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
+from aura.delivery.desk import Desk
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
 from aura.engine.bus import Events
@@ -158,7 +159,7 @@ def _seconds(variable: str, default: float) -> float:
         ) from error
 
 
-class Aura(Events):
+class Aura(Events, Desk):
     """An application: its workflows, its store and its worker.
 
     `async with app:` opens the store and starts an in-process worker; `app.client()` does the same
@@ -180,9 +181,7 @@ class Aura(Events):
         self.config = config or Config()
         self.clock = clock or SystemClock()
         self.registry = Registry()
-        self.rollouts = Rollouts(Onto(self.registry))
-        for workflow in self.rollouts.workflows:
-            self.registry.add(workflow)
+        self._set_desk(Rollouts(Onto(self.registry)), self.registry)
         self._resolver: Resolver = resolver or self.registry
         self._residence = Residence()
         self._limits = Limits(max_bytes=self.config.max_payload)
@@ -321,7 +320,7 @@ class Aura(Events):
         await self.queues.open(self.store, self.committer, worker=worker)
         self.results.open(self._worker.executes if self._worker else lambda _: False)
         self._opened = True
-        self.rollouts.open(self.store, self.committer, self.clock, self.start, self.run)
+        self._open_desk(self.store, self.committer, self.clock, self.start, self.run)
         self.schedules.open(
             self.store, self.committer, self.time, self.start, self.run, self.queues.require
         )
@@ -344,7 +343,7 @@ class Aura(Events):
 
     async def sweep_plan(self, age: float) -> Sweep:
         """What may be deleted of what has been over for `age` seconds."""
-        return replace(await self.rollouts.sweep_plan(age), unread=self.config.unread)
+        return replace(await self._sweep_desk(age), unread=self.config.unread)
 
     async def _open_store(self, *, worker: bool) -> Store:
         """The store, which encrypts when there are keys. A worker must be able to read it."""
@@ -374,7 +373,7 @@ class Aura(Events):
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
-        await self.rollouts.close()
+        await self._close_desk()
         await self.results.close()
         await self.committer.close()
         self._residence.close()

@@ -20,6 +20,7 @@
       layer: checkout                # or {name: checkout, from: 20%}: see aura.delivery.layers
       holdout: 5%                    # of all units; the same for all experiments
       unit: {name: customer, missing: exclude}
+      planned: 10000                 # units after which the intervals are narrowest
       pre_period: 14d                # what units did before the start reduces the variance
 
 **What is counted.** The unit is what is randomised, so it is what is counted: each unit gives one
@@ -43,6 +44,7 @@ from aura.delivery.plan import Plan, PlanFlaw, guards_of, parse_plan
 from aura.delivery.split import Arm
 from aura.errors import PlanError, SplitError
 from aura.stats.hashing import BUCKETS
+from aura.stats.means import PLANNED
 from aura.yamlnodes import Node
 
 Source = Literal["outcome", "latency", "observation", "reward"]
@@ -108,6 +110,7 @@ class Experiment:
     `arms` are (name, weight) of all units that take part, the first one is the baseline.
     `share` of the units take part, of the layer's when it has one (from place `begin` on, 0.0 to
     1.0). `holdout` is a share of all units, None: what is set already. Times are in seconds.
+    After `planned` units the confidence sequences are narrowest.
     `then` is the rollout that goes on from the winner when `on_win` is "rollout".
     """
 
@@ -131,6 +134,7 @@ class Experiment:
     unit: str = "unit"
     keyless: Keyless = "exclude"
     pre_period: float = 14 * DAY
+    planned: int = PLANNED
     then: Plan | None = None
 
     def __post_init__(self) -> None:
@@ -276,7 +280,17 @@ def parse_experiment(text: str, source: str = "experiment") -> Experiment:
 _REQUIRED = ("name", "arms", "primary")
 _OPTIONAL = (
     *("split", "secondary", "guards", "guard_alpha", "alpha", "sla", "min_time", "max_time"),
-    *("min_units", "on_win", "on_not_enough", "share", "layer", "holdout", "unit", "pre_period"),
+    *(
+        "min_units",
+        "on_win",
+        "on_not_enough",
+        "share",
+        "layer",
+        "holdout",
+        "unit",
+        "pre_period",
+        "planned",
+    ),
 )
 
 
@@ -336,36 +350,41 @@ def _metric(node: Node) -> Metric:
     found = node.fields(
         {"from", "better", "aggregate", "horizon", "missing", "effect"}, required=("metric",)
     )
-    name = found["metric"].text()
-    known = KNOWN.get(name)
-    if known is not None and "from" in found:
-        found["from"].fail(f"where {name} comes from is known", "remove `from`")
-    if known is None:
-        for wanted, how in (("from", "observation or reward"), ("better", "higher or lower")):
-            if wanted not in found:
-                node.fail(f"the metric {name} has no {wanted}", f"add `{wanted}:` ({how})")
-    source = known.source if known else found["from"].choice("observation", "reward")
-    reward = source == "reward"
-    if reward and "horizon" not in found:
-        node.fail(f"the reward {name} has no horizon", "add `horizon: 7d`: until then it is waited")
-    usual = known.better if known else "higher"
+    usual = _usual(node, found)
     effect, relative = _effect(found["effect"]) if "effect" in found else (0.0, True)
     return Metric(
-        name=name,
-        source=cast(Source, source),
-        better=cast(
-            Better, _chosen(found, "better", get_args(Better), known.better if known else None)
-        ),
+        name=usual.name,
+        source=usual.source,
+        better=cast(Better, _chosen(found, "better", get_args(Better), usual.better)),
         aggregate=cast(
-            Aggregate, _chosen(found, "aggregate", get_args(Aggregate), "sum" if reward else "mean")
+            Aggregate, _chosen(found, "aggregate", get_args(Aggregate), usual.aggregate)
         ),
-        horizon=found["horizon"].seconds() if "horizon" in found else HOUR,
-        missing=cast(
-            Missing, _chosen(found, "missing", get_args(Missing), "zero" if reward else "censored")
-        ),
+        horizon=found["horizon"].seconds() if "horizon" in found else usual.horizon,
+        missing=cast(Missing, _chosen(found, "missing", get_args(Missing), usual.missing)),
         effect=effect,
         relative=relative,
     )
+
+
+def _usual(node: Node, found: dict[str, Node]) -> Metric:
+    """The metric with everything that need not be written."""
+    name = found["metric"].text()
+    known = KNOWN.get(name)
+    if known is not None:
+        if "from" in found:
+            found["from"].fail(f"where {name} comes from is known", "remove `from`")
+        return known
+    for wanted, how in (("from", "observation or reward"), ("better", "higher or lower")):
+        if wanted not in found:
+            node.fail(f"the metric {name} has no {wanted}", f"add `{wanted}:` ({how})")
+    if found["from"].choice("observation", "reward") == "observation":
+        return Metric(name=name, source="observation", better="higher")
+    if "horizon" not in found or not found["horizon"].seconds():
+        node.fail(
+            f"the reward {name} has no horizon",
+            "add `horizon: 7d`: so long after a unit's first request its rewards are waited for",
+        )
+    return Metric(name=name, source="reward", better="higher", aggregate="sum", missing="zero")
 
 
 def _effect(node: Node) -> tuple[float, bool]:
@@ -410,4 +429,5 @@ _PLAIN: dict[str, Any] = {
     "share": Node.percent,
     "holdout": Node.percent,
     "pre_period": Node.seconds,
+    "planned": lambda node: node.integer(least=1),
 }

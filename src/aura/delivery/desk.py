@@ -1,0 +1,64 @@
+"""What an app has for changing what runs: `app.rollouts`, `app.experiments`, and the short ways to
+tell what units experienced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aura.clock import Clock
+from aura.delivery.experiments import Assignment, Experiments
+from aura.delivery.rollouts import Rollouts
+from aura.engine import Registry
+from aura.store.base import Store, Sweep, Writer
+
+
+class Desk:
+    """The part of an app that is about delivery; it is open while the app is."""
+
+    rollouts: Rollouts
+    experiments: Experiments
+
+    def observe(
+        self,
+        assignment: Assignment,
+        *,
+        ok: bool = True,
+        latency: float = 0.0,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Hand in what one request of a unit experienced: whether it went well, its seconds, and
+        numbers by name. Never blocks; written within a moment.
+
+        `assignment` is what `app.experiments.assign(split, unit)` gave. Raises CodecError for
+        numbers that are not finite.
+        """
+        self.experiments.observe(assignment, ok=ok, latency=latency, metrics=metrics)
+
+    async def reward(
+        self, name: str, unit: str, value: float, *, metric: str, id: str = ""
+    ) -> None:
+        """Tell what a unit of an experiment, or of a split, turned out to be worth, be it days
+        later; durable when this returns. Two rewards of the same `id` are one.
+
+        Raises CodecError for a value that is not finite, and ExperimentError when there is neither
+        an experiment nor a split of that name.
+        """
+        await self.experiments.reward(name, unit, value, metric=metric, id=id)
+
+    def _set_desk(self, rollouts: Rollouts, registry: Registry) -> None:
+        self.rollouts = rollouts
+        self.experiments = Experiments(rollouts)
+        for workflow in (*rollouts.workflows, self.experiments.engine.workflow):
+            registry.add(workflow)
+
+    def _open_desk(self, store: Store, writer: Writer, clock: Clock, start: Any, run: Any) -> None:
+        self.rollouts.open(store, writer, clock, start, run)
+        self.experiments.open(store, writer, clock, start)
+
+    async def _close_desk(self) -> None:
+        self.experiments.close()
+        await self.rollouts.close()
+
+    async def _sweep_desk(self, age: float) -> Sweep:
+        return await self.experiments.sweep_plan(await self.rollouts.sweep_plan(age))
