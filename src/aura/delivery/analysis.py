@@ -169,7 +169,8 @@ class Analysis:
     """Everything that an experiment's feeds say so far.
 
     `split` is the one with which it began, at the epoch `split.epoch`; `dropped` says from which
-    epoch on an arm was dropped. Fold what is from before the start first, then everything else.
+    epoch on an arm was dropped, `last` is the newest epoch of the experiment. Fold what is from
+    before the start first, then everything else.
     """
 
     def __init__(
@@ -178,6 +179,7 @@ class Analysis:
         self.experiment = experiment
         self.split = split
         self.dropped = dict(dropped or {})
+        self.last = split.epoch
         self.metrics = experiment.metrics
         self._names = tuple(name for name, _ in experiment.arms)
         self._places = {name: place for place, name in enumerate(self._names)}
@@ -224,7 +226,9 @@ class Analysis:
 
     def fold(self, at: float, one: Observation) -> None:
         """Take in one observation that was written at that time, in the feed's order."""
-        if one.shadow or one.split != self.experiment.split or one.epoch < self.split.epoch:
+        if one.shadow or one.split != self.experiment.split:
+            return
+        if not self.split.epoch <= one.epoch <= self.last:
             return
         if self.experiment.keyless == "exclude" and one.unit.startswith(KEYLESS):
             self._counts["keyless"] += 1
@@ -260,11 +264,13 @@ class Analysis:
         if one.id in self._ids:
             return
         self._ids.add(one.id)
-        self._arrived[place] += 1
         unit = self._units.get(one.unit)
+        if unit is None and self.split.gate is not None and not self.split.gate.admits(one.unit):
+            return
+        self._arrived[place] += 1
         if unit is not None:
             self._count_reward(unit, place, at, one.value)
-        elif self.split.gate is None or self.split.gate.admits(one.unit):
+        else:
             self._early.setdefault(one.unit, []).append((at, place, one.value))
 
     def refuse(self) -> None:

@@ -99,8 +99,8 @@ def evidence_of(findings: Findings) -> dict[str, Any]:
 
 
 def weights_of(experiment: Experiment, state: ExperimentState) -> dict[str, float]:
-    """The split's weights in that state, by arm."""
-    if state.status == "won":
+    """The split's weights in that state, by arm. A rollout begins from the baseline."""
+    if state.status == "won" and experiment.then is None:
         return {arm: float(arm == state.winner) for arm, _ in experiment.arms}
     if state.ended:
         return {arm: float(arm == experiment.baseline) for arm, _ in experiment.arms}

@@ -18,6 +18,7 @@ from aura.delivery.experiment_status import ExperimentStatus
 from aura.delivery.forecast import Forecast, Traffic, forecast
 from aura.delivery.layers import Layer
 from aura.delivery.observation import Observation
+from aura.delivery.pre_period import read_before
 from aura.delivery.reward import Reward
 from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Split
@@ -55,7 +56,7 @@ class Experiments:
 
     def __init__(self, rollouts: Rollouts) -> None:
         self.rollouts = rollouts
-        self.engine = Trials(rollouts.engine)
+        self.engine = Trials(rollouts)
         self.refused = 0
         self._splits: dict[str, Split] = {}
         self._followed: dict[str, Callable[[], None]] = {}
@@ -159,7 +160,7 @@ class Experiments:
             await self._end_of(f"{kind}/{experiment.split}") for kind in ("observations", "rewards")
         ]
         now = await self._store.moment()
-        before = [] if traffic else await self.engine.before(experiment, Mark(now, *ends))
+        before = [] if traffic else await read_before(self._store, experiment, Mark(now, *ends))
         return forecast(experiment, before, traffic)
 
     async def sweep_plan(self, what: Sweep) -> Sweep:

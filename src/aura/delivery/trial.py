@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -30,8 +29,9 @@ from aura.delivery.enrolment import Enrolment
 from aura.delivery.experiment import Experiment
 from aura.delivery.experiment_status import ExperimentStatus, evidence_of, weights_of
 from aura.delivery.observation import Observation
+from aura.delivery.pre_period import read_before
 from aura.delivery.reward import Reward
-from aura.delivery.rollout import Engine
+from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event
 from aura.delivery.trial_turn import Leg, Mark, Turn, read_order, taken
@@ -41,6 +41,7 @@ from aura.errors import (
     EpochConflict,
     ExperimentError,
     LayerError,
+    RolloutError,
     SplitError,
     StepFailed,
     StoreUnavailable,
@@ -50,8 +51,8 @@ from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Writer
 log = logging.getLogger("aura.delivery")
 
 WORKFLOW, VERSION = "aura.experiment", "1.0.0"
-MOST_BEFORE = 200_000
-"""So many items of a feed from before the start are read at most."""
+OVER = "/over"
+"""What the seed of a split ends with that an experiment has left for a rollout to take."""
 
 _TICK = 0.25  # seconds between looks when nothing is heard
 _LAG = 1.0  # seconds after which all that was written before can be read
@@ -73,8 +74,9 @@ class _Live:
 class Trials:
     """The experiment workflow and its steps, over a store. One per app; it registers `workflow`."""
 
-    def __init__(self, rollouts: Engine) -> None:
-        self.rollouts = rollouts
+    def __init__(self, rollouts: Rollouts) -> None:
+        self._desk = rollouts
+        self.rollouts = rollouts.engine
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._experiment)
         self._begin: Step[..., Any] = Step(self._mark, name="begin", retry=_RETRY, idempotent=True)
         self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
@@ -82,6 +84,7 @@ class Trials:
             self._watch_feeds, name="watch", retry=_RETRY, idempotent=True
         )
         self._shift: Step[..., Any] = Step(self._shift_split, name="shift", retry=_RETRY)
+        self._hand_over: Step[..., Any] = Step(self._start_rollout, name="hand-over", retry=_RETRY)
         self._leave: Step[..., Any] = Step(self._leave_split, name="leave", retry=_RETRY)
         self._live: dict[str, _Live] = {}
 
@@ -102,6 +105,8 @@ class Trials:
             while not leg.state.ended:
                 turn = await self._watch(experiment, run, leg)
                 leg = leg.onward(turn, await self._shift(experiment, run, leg, turn))
+            if leg.state.status == "won" and experiment.then is not None:
+                await self._hand_over(experiment, run, leg.state.winner)
         except StepFailed as error:
             await self._leave(experiment, run, f"given up: {error.reason}")
             raise
@@ -190,6 +195,30 @@ class Trials:
         await self._record(experiment, run, leg, turn, epoch)
         return epoch
 
+    async def _start_rollout(self, experiment: Experiment, run: str, arm: str) -> None:
+        """Begin the rollout of the winner; that it did, or why not, is in the history."""
+        if experiment.then is None:
+            return
+        plan = replace(experiment.then, candidate=arm)
+        try:
+            began = await self._desk.start(plan, again=True)
+            said = f"rollout {plan.name} of {arm} begins (run {began.run})"
+        except RolloutError as error:
+            known = {one.name: one for one in await self.rollouts.statuses()}.get(plan.name)
+            if known is None or known.ended or known.candidate != arm:
+                said = f"rollout {plan.name} of {arm} does not begin: {error}"
+            else:
+                said = f"rollout {plan.name} of {arm} begins (run {known.run})"
+        while (shown := await self.shown(experiment.name)) and shown[1].run == run:
+            at, known_one = shown
+            if known_one.history[-1].what == "rollout":
+                break
+            now = self.clock.now()
+            history = (*known_one.history, Event(now, "rollout", said, "", now))
+            status = replace(known_one, history=history)
+            if await self._put("experiment", experiment.name, status.to_json(), at):
+                break
+
     async def _leave_split(self, experiment: Experiment, run: str, reason: str) -> None:
         """The end of an experiment that nobody can watch: everybody to the baseline."""
         end = ExperimentState("stopped", 0.0)
@@ -269,6 +298,8 @@ class Trials:
                     )
                 return leg.epoch
             new = _next(old, weights_of(experiment, state), state)
+            if state.status == "won" and experiment.then is not None:
+                new = replace(new, seed=f"{experiment.split}/{run}{OVER}")
             if _way(new) == _way(old):
                 return old.epoch
             if old.epoch != leg.epoch:
@@ -294,7 +325,7 @@ class Trials:
         if document is None:
             return None
         split = replace(Split.from_json(document.body), epoch=document.epoch)
-        return split if split.seed == f"{experiment.split}/{run}" else None
+        return split if split.seed.removesuffix(OVER) == f"{experiment.split}/{run}" else None
 
     # What the steps are made of: evidence.
 
@@ -304,34 +335,13 @@ class Trials:
         if live is None:
             split = Split.from_json(leg.split.encode())
             analysis = Analysis(experiment, split)
-            for item in await self.before(experiment, leg.mark):
+            for item in await read_before(self.store, experiment, leg.mark):
                 analysis.fold_before(item)
             live = _Live(analysis, leg.mark.observations, leg.mark.rewards)
             self._live[run] = live
         live.analysis.dropped = dict(leg.state.dropped)
+        live.analysis.last = leg.epoch
         return live
-
-    async def before(self, experiment: Experiment, mark: Mark) -> list[Observation | Reward]:
-        """What was observed and rewarded in the pre-period."""
-        found: list[Observation | Reward] = []
-        oldest = mark.at - experiment.pre_period
-        reads: tuple[tuple[str, int, Callable[[bytes], Observation | Reward]], ...] = (
-            ("observations", mark.observations, Observation.from_json),
-            ("rewards", mark.rewards, Reward.from_json),
-        )
-        for kind, end, read in reads:
-            position = max(0, end - MOST_BEFORE)
-            while position < end:
-                items = await self.store.feed(f"{kind}/{experiment.split}", position)
-                for item in items:
-                    if item.seq <= end and item.at >= oldest:
-                        with contextlib.suppress(CodecError):  # told when it was new
-                            found.append(read(item.payload))
-                if not items:
-                    break
-                position = items[-1].seq
-                await asyncio.sleep(0)
-        return found
 
     async def _fold(self, experiment: Experiment, live: _Live) -> bool:
         """Take in the next items of both feeds; False when there are none."""
@@ -424,6 +434,8 @@ class Trials:
         """Write the turn into the published history, once."""
         live = await self._live_of(experiment, run, leg)
         state = after(leg.state, turn.decision(), epoch)
+        live.analysis.last = leg.epoch if state.ended else epoch
+        live.analysis.dropped = dict(state.dropped)
         while await self._fold(experiment, live):
             pass
         live.analysis.settle(turn.at - _LAG)
@@ -560,4 +572,4 @@ def _next(old: Split, weights: dict[str, float], state: ExperimentState) -> Spli
 
 def _way(split: Split) -> tuple[object, ...]:
     """Where a split sends its units, without the epoch."""
-    return tuple(arm.buckets for arm in split.arms[1:]), split.gate, split.moving
+    return tuple(arm.buckets for arm in split.arms[1:]), split.gate, split.moving, split.seed
