@@ -33,7 +33,9 @@ def test_the_commands_are_these() -> None:
     wanted = {
         "": "serve worker run doctor gc promote replay",
         "runs": "list show cancel signal update state stream requeue retry fork export import",
-        "rollout": "start status advance hold resume rollback",
+        "rollout": "start status advance hold pause resume retry rollback skip approve history "
+        "backtest",
+        "experiment": "plan start list status stop report",
         "schedules": "list show pause resume trigger backfill delete",
         "queues": "list show",
         "topics": "list show replay forget",

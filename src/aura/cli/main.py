@@ -19,9 +19,12 @@ import typer
 import typer.main
 
 from aura.cli import output, process
+from aura.cli.backtest import rollout
 from aura.cli.bundles import export_runs, import_runs, promote
+from aura.cli.decommission import decommission
 from aura.cli.dlq import dlq
 from aura.cli.doctor import doctor
+from aura.cli.experiment import experiment
 from aura.cli.fork import fork
 from aura.cli.gc import gc
 from aura.cli.messages import runs
@@ -29,7 +32,6 @@ from aura.cli.options import Json
 from aura.cli.queues import queues
 from aura.cli.replay import replay
 from aura.cli.rollback import rollback
-from aura.cli.rollout import rollout
 from aura.cli.run import run
 from aura.cli.schedules import schedules
 from aura.cli.serve import serve
@@ -54,7 +56,9 @@ runs.command("import")(import_runs)
 cli.add_typer(runs, name="runs")
 cli.add_typer(queues, name="queues")
 cli.add_typer(rollout, name="rollout")
+cli.add_typer(experiment, name="experiment")
 cli.command("rollback")(rollback)
+cli.add_typer(decommission, name="decommission")
 cli.add_typer(schedules, name="schedules")
 cli.add_typer(dlq, name="dlq")
 cli.add_typer(topics, name="topics")
