@@ -6,7 +6,7 @@
     follower DATABASE SPLIT deaf|blind             prints each epoch and when it heard of it; deaf:
                                                    hears no message, blind: never looks by itself
 
-Points are `split:<epoch>`, `status:<length of the history>` and `<key of a journal entry>`. Each
+Points are `split:<epoch>`, `status:<length of the history>`, `retirement:<the same>` and `<key of a journal entry>`. Each
 process prints "ready" when everything is imported and opens the database when its stdin says so.
 """
 
@@ -38,7 +38,9 @@ def point_of(op: Op) -> str:
         body = json.loads(op.body)
         if op.kind == "split":
             return f"split:{body['epoch']}"
-        if body["opened"]:
+        if op.kind == "retirement":
+            return f"retirement:{len(body['history'])}"
+        if op.kind == "rollout" and body["opened"]:
             return f"status:{len(body['history'])}"
     return ""
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aura.clock import Clock
+from aura.delivery.retirement import Notice, called, notices, retirements
 from aura.delivery.split import Split
 from aura.errors import AuraError
 
@@ -79,3 +81,53 @@ class Follower:
         elif self._failing and not failure:
             log.info("split %s can be read again", self._name)
         self._failing = bool(failure)
+
+
+class Witness:
+    """Keeps a gateway's notices of targets that are taken out of service, and writes down how often
+    those were called. What is counted and not written when the process dies is lost."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        obey: Callable[[Mapping[tuple[str, str], Notice]], None],
+        take: Callable[[], Counter[tuple[str, str]]],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._obey = obey
+        self._take = take
+        self._kept: Counter[tuple[str, str]] = Counter()
+
+    async def run(self) -> None:
+        """Look and write until it is cancelled; what is counted by then is written."""
+        news = asyncio.Event()
+        stop = self._engine.store.listen(
+            lambda topic: news.set() if topic.startswith("doc:retirement/") else None
+        )
+        try:
+            while True:
+                news.clear()
+                await self.look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(2 * POLL):
+                        await news.wait()
+        finally:
+            stop()
+
+    async def look(self) -> None:
+        """Once. While the database is away the last notices hold, and calls wait."""
+        try:
+            self._obey(notices(await retirements(self._engine.store)))
+            await self.write()
+        except AuraError as error:
+            log.debug("retirements cannot be read now: %s", error)
+
+    async def write(self) -> None:
+        """Write down what was counted. Raises StoreUnavailable; then it is kept."""
+        self._kept += self._take()
+        if self._kept:
+            ops = called(self._kept, self._clock.now())
+            await asyncio.gather(*(self._engine.writer.submit(op) for op in ops))
+            self._kept.clear()

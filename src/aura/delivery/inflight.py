@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from aura.clock import Clock
@@ -50,9 +51,11 @@ _OPEN: tuple[RunState, ...] = ("pending", "running", "waiting")
 
 
 class Forks(Protocol):
-    """What forks runs onto another version: see `aura.engine.Onto`."""
+    """What the engine does for it: see `aura.engine.onto.Onto`."""
 
     def attach(self, store: Store, clock: Clock) -> None: ...
+
+    async def back_up(self, path: Path) -> dict[str, Any]: ...
 
     async def unfit(self, run_id: str, version: str) -> str: ...
 

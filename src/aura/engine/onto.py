@@ -7,9 +7,11 @@ that a saga has taken back are not kept either: they have to be done again.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from aura.clock import Clock
+from aura.engine.backup import back_up
 from aura.engine.compensation import undo_key
 from aura.engine.definition import Registry
 from aura.engine.faults import unreadable
@@ -38,6 +40,10 @@ class Onto:
         """Use this store from now on."""
         self._store = store
         self._clock = clock
+
+    async def back_up(self, path: Path) -> dict[str, Any]:
+        """Copy the database into a file and read it back; see `back_up`."""
+        return (await back_up(self._store, self._clock, path))._asdict()
 
     async def unfit(self, run_id: str, version: str) -> str:
         """Why the run cannot go on as that version, "" when it can."""
