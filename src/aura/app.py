@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
+from aura.delivery.catalog_values import About
 from aura.delivery.desk import Desk
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
@@ -26,6 +26,8 @@ from aura.engine.durability import Durability, check_durability
 from aura.engine.events import Handling, new_id
 from aura.engine.handle import Deadline
 from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
+from aura.engine.ids import checked_id
+from aura.engine.ids import new_run_id as new_run_id
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
 from aura.engine.onto import Onto
@@ -48,7 +50,7 @@ from aura.engine.settings import check_app, check_database, check_number
 from aura.engine.shadow import checked_stubs, inherited, shadow_place
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
-from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownWorkflow
+from aura.errors import ConfigError, RegistrationError, UnknownWorkflow
 from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
@@ -213,13 +215,15 @@ class Aura(Events, Desk):
         requires: Iterable[str] = (),
         durability: Durability | None = None,
         shadow: Mapping[str, Callable[..., Any]] | None = None,
+        **about: Unpack[About],
     ) -> Callable[[Callable[P, Awaitable[R]]], Workflow[P, R]]:
         """Declare one version of a workflow.
 
         Its runs wait in `queue`, unless their start names another one; only workers that have all
         tags of `requires` take them. `durability` is the app's unless it is given. `shadow` has
-        functions by the names of steps, for which they stand in shadow runs. Raises
-        RegistrationError, DuplicateVersion, ConfigError.
+        functions by the names of steps, for which they stand in shadow runs. For the catalog:
+        `owner` and `changelog` (one line each), `metadata` (a dict). Raises RegistrationError,
+        DuplicateVersion, ConfigError.
         """
         if bare or not version:
             raise RegistrationError(
@@ -237,6 +241,7 @@ class Aura(Events, Desk):
                 stubs=stubs,
             )  # fmt: skip
             self.registry.add(made)
+            self.catalog.declare(made, about)
             return made
 
         return decorate
@@ -418,8 +423,9 @@ class Aura(Events, Desk):
     ) -> Run[Any]:
         """Start a run, durable when this returns. The same id with the same input is the same run.
 
-        `workflow` is a declared workflow (that version runs) or a name (`version`, or the one that
-        the resolver chooses). `queue` is where the run waits: a queue, its name, or a place in one
+        `workflow` is a declared workflow (that version runs), a name (`version`, or the one that
+        the resolver chooses) or `name@range`, as in "research@^1.2"; `version` may be a range, too.
+        `queue` is where the run waits: a queue, its name, or a place in one
         (`gpu.place(key="tenant-7", priority="high")`, `app.place(delay=60)`). A run that is not
         done at its `deadline` (seconds from now, a timedelta or an aware datetime) is interrupted
         and fails with DeadlineExceeded. Arguments that are called like these are passed by
@@ -434,11 +440,12 @@ class Aura(Events, Desk):
         lane = self._inside()
         if lane is not None:
             until = self.results.moment(deadline) if self._opened else None
-            terms = Terms(None if id is None else _checked_id(id), detached, named(queue), until)
+            terms = Terms(None if id is None else checked_id(id), detached, named(queue), until)
             return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
         self._require_open()
         self._residence.require()
-        run_id = new_run_id(self.clock.now()) if id is None else _checked_id(id)
+        run_id = new_run_id(self.clock.now()) if id is None else checked_id(id)
+        await self.catalog.ready(workflow, version)
         chosen = self._choose(workflow, version, run_id)
         data = chosen.signature.dump_checked(args, kwargs, self._limits)
         packed = pack(data, self._limits, f"the input of workflow {chosen.name}")
@@ -452,6 +459,7 @@ class Aura(Events, Desk):
         await self.queues.require(op.place)
         await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
+        self.catalog.started(chosen.name, chosen.version)
         started = cast("Started", await asyncio.shield(submit(op)))
         check_same(op, started.run)
         return self._handle(started.run.id, chosen)
@@ -513,7 +521,7 @@ class Aura(Events, Desk):
         self, workflow: Workflow[..., Any] | str, version: str | None, key: str
     ) -> Workflow[..., Any]:
         if isinstance(workflow, str):
-            return self.registry.get(workflow, version or self._resolver.resolve(workflow, key))
+            return self.registry.get(*self.catalog.choose(workflow, version, key, self._resolver))
         if not isinstance(workflow, Workflow):
             raise UnknownWorkflow(
                 f"{workflow!r} is not a workflow", hint='Declare it with @app.workflow(version="…")'
@@ -578,21 +586,3 @@ def open_store(database: str, clock: Clock) -> Store:
             hint="Give a path for SQLite or a postgresql:// URL",
         )
     return SqliteStore(path, clock=clock)
-
-
-def _checked_id(run_id: Any) -> str:
-    if not isinstance(run_id, str) or not 0 < len(run_id) <= 500 or not run_id.isprintable():
-        raise InvalidInput(
-            f"a run cannot have the id {run_id!r:.80}", hint="Give 1 to 500 printable characters"
-        )
-    return run_id
-
-
-def new_run_id(now: float) -> str:
-    """A time-ordered unique id (UUID version 7) for an epoch time in seconds: new runs are
-    neighbours in the database."""
-    millis = int(now * 1000)
-    value = (millis << 80) | secrets.randbits(80)
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return str(uuid.UUID(int=value))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from aura.delivery.versions import reference
+
 Policy = Literal["pin", "fork", "compensate"]
 
 
@@ -18,7 +20,7 @@ def misfit(policy: Policy, baseline: str, candidate: str) -> str:
     """Why runs of these arms cannot be dealt with like that, "" when they can."""
     if policy == "pin":
         return ""
-    old, new = version_of(baseline), version_of(candidate)
+    old, new = reference(baseline), reference(candidate)  # a range stands for a version, too
     if new is None:
         return f"the candidate {candidate} is no version of a workflow, so Aura has no runs of it"
     if policy == "fork" and (old is None or old[0] != new[0]):

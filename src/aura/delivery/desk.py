@@ -4,9 +4,12 @@ tell what units experienced."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aura.clock import Clock
+from aura.delivery.admission import admit
+from aura.delivery.catalog import Catalog
 from aura.delivery.experiments import Assignment, Experiments
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry
@@ -18,6 +21,7 @@ class Desk:
 
     rollouts: Rollouts
     experiments: Experiments
+    catalog: Catalog
 
     def observe(
         self,
@@ -49,15 +53,19 @@ class Desk:
     def _set_desk(self, rollouts: Rollouts, registry: Registry) -> None:
         self.rollouts = rollouts
         self.experiments = Experiments(rollouts)
+        self.catalog = Catalog(registry)
         for workflow in (*rollouts.workflows, self.experiments.engine.workflow):
             registry.add(workflow)
 
     def _open_desk(self, store: Store, writer: Writer, clock: Clock, start: Any, run: Any) -> None:
+        self.catalog.open(store, writer, clock)
+        self.rollouts.admit = partial(admit, self.catalog, clock)
         self.rollouts.open(store, writer, clock, start, run)
         self.experiments.open(store, writer, clock, start)
 
     async def _close_desk(self) -> None:
         self.experiments.close()
+        await self.catalog.close()
         await self.rollouts.close()
 
     async def _sweep_desk(self, age: float) -> Sweep:

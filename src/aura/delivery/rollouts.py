@@ -37,6 +37,11 @@ _FEEDS = ("observations/", "orders/")  # of what is named so, old items may be d
 
 Start = Callable[..., Awaitable[Any]]
 Handle = Callable[[str], Run[Any]]
+Admit = Callable[[Plan, str], Awaitable[Plan]]
+
+
+async def _as_it_is(plan: Plan, _: str) -> Plan:
+    return plan
 
 
 class Rollouts:
@@ -52,6 +57,7 @@ class Rollouts:
         self._forks = forks
         self._runs = InFlightRuns(forks)
         self.engine = Engine(Aftermath(self.alerts, self._runs))
+        self.admit: Admit = _as_it_is  # the catalog's word on a plan before it starts
         self.lost_observations = 0
         self._buffer: list[Observation] = []
         self._observed = asyncio.Event()
@@ -102,7 +108,7 @@ class Rollouts:
             self._buffer.clear()
 
     async def start(
-        self, plan: Plan, *, again: bool = False, replace: bool = False
+        self, plan: Plan, *, again: bool = False, replace: bool = False, incompatible: str = ""
     ) -> RolloutStatus:
         """Begin a rollout; its status once a worker has taken it up.
 
@@ -110,8 +116,11 @@ class Rollouts:
         begun anew only with `again`: it would take the traffic back to its first stage. One whose
         baseline is not what serves now moves everybody at once, so it begins only with `replace`
         (or `again`). Raises RolloutError for these, while another one moves the same split, and
-        when no worker takes it up within 5 seconds; it then begins as soon as there is one.
+        when no worker takes it up within 5 seconds; it then begins as soon as there is one. One
+        whose candidate cannot stand in for its baseline raises Incompatible, unless `incompatible`
+        is why it begins all the same; CatalogError when an arm is no version that there is.
         """
+        plan = await self.admit(plan, incompatible)
         splits = {pair.split for pair in plan.pairs}
         for status in await self.all():
             shared = splits.intersection(status.splits)
