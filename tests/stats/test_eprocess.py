@@ -7,11 +7,16 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from aura.stats.eprocess import (
+    RISKS,
+    WIDE,
     as_evidence,
+    log_assignment_evidence,
     log_beta_cdf,
     log_evidence,
+    log_excess,
     log_mixture,
     log_sum,
 )
@@ -68,6 +73,37 @@ def test_the_truncated_prior_by_hand() -> None:
     """Two events at a share of 1/2: the integral of p^2 over (1/2, 1), normalised, over 1/4."""
     expected = (1 - 0.5**3) / 3 / 0.5 / 0.25
     assert math.exp(log_evidence(2, 0, 0.5)) == pytest.approx(expected)
+
+
+def test_the_usual_regressions_by_hand() -> None:
+    """Three failures, the first two on the candidate, at a share of 1/4: each risk r has the
+    probability q = r/(3 + r), and the events the ratio (q / 0.25)^2 (1 - q)/0.75."""
+    expected = WIDE * math.exp(log_evidence(2, 1, 0.25))
+    for risk, weight in RISKS:
+        q = risk / (3 + risk)
+        expected += weight * (q / 0.25) ** 2 * (1 - q) / 0.75
+    assert math.exp(log_excess(2, 1, 0.25)) == pytest.approx(expected)
+    assert WIDE + sum(weight for _, weight in RISKS) == pytest.approx(1)
+    assert log_excess(0, 0, 0.25) == pytest.approx(0)
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.999), st.floats(0, 1))
+def test_excess_is_a_martingale_at_the_null_and_falls_below_it(
+    s1: int, s0: int, null: float, part: float
+) -> None:
+    now = log_excess(s1, s0, null)
+    up = math.exp(log_excess(s1 + 1, s0, null) - now)
+    down = math.exp(log_excess(s1, s0 + 1, null) - now)
+    assert null * up + (1 - null) * down == pytest.approx(1, rel=1e-6)
+    assert null * part * up + (1 - null * part) * down <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(("share", "failures"), [(0.05, 2), (0.1, 3), (0.2, 4), (0.5, 9)])
+def test_a_candidate_that_fails_alone_trips_as_soon_as_with_the_truncated_prior(
+    share: float, failures: int
+) -> None:
+    for test in (log_excess, log_evidence):
+        assert test(failures, 0, share) >= math.log(100) > test(failures - 1, 0, share)
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0.001, 0.999))
@@ -174,3 +210,54 @@ def test_a_late_regression_is_found_sooner_by_the_mixture() -> None:
         alone += 1
     assert needed <= 6
     assert needed < alone
+
+
+# ------------------------------------------------------------------ sample ratios
+
+
+def test_a_sample_ratio_of_1000_to_1200_beside_chi_square() -> None:
+    """By hand: B(1001, 1201) 2^2200; scipy's chi-square is the oracle that looks once."""
+    counts = [1000, 1200]
+    assert chisquare(counts).pvalue == pytest.approx(2.0079e-5, rel=1e-4)
+    ours = log_assignment_evidence(counts, [0.5, 0.5])
+    by_hand = math.log(math.comb(2200, 1000) * 2201)
+    assert ours == pytest.approx(2200 * math.log(2) - by_hand)
+    assert math.exp(ours) == pytest.approx(239.05, rel=1e-4)
+    assert ours == pytest.approx(log_evidence(1000, 1200, 0.5, one_sided=False))
+    # a prior that looks closely around one half: the p-value 1/E is 0.0014, valid at every look
+    close = log_assignment_evidence(counts, [0.5, 0.5], concentration=500)
+    assert math.exp(-close) == pytest.approx(0.001397, rel=1e-3)
+
+
+@given(
+    st.lists(st.integers(0, 200), min_size=3, max_size=5),
+    st.sampled_from([None, 1.0, 50.0]),
+)
+def test_one_more_assignment_has_the_mean_one(counts: list[int], close: float | None) -> None:
+    shares = [2 / (len(counts) + 1)] + [1 / (len(counts) + 1)] * (len(counts) - 1)
+    now = log_assignment_evidence(counts, shares, concentration=close)
+    mean = 0.0
+    for arm, share in enumerate(shares):
+        more = [count + (i == arm) for i, count in enumerate(counts)]
+        mean += share * math.exp(log_assignment_evidence(more, shares, concentration=close) - now)
+    assert mean == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "shares", "message"),
+    [
+        ([1, 2], [1.0], "2 counts and 1 shares"),
+        ([1], [1.0], "two or more"),
+        ([1, -1], [0.5, 0.5], "negative"),
+        ([1, 1], [0.5, 0.6], "add up to 1"),
+        ([1, 1], [1.0, 0.0], "positive"),
+        ([1, 1], [math.nan, 0.5], "positive"),
+    ],
+)
+def test_assignments_that_cannot_be_are_refused(
+    counts: list[int], shares: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        log_assignment_evidence(counts, shares)
+    with pytest.raises(ValueError, match="concentration"):
+        log_assignment_evidence([1, 1], [0.5, 0.5], concentration=0)

@@ -39,7 +39,7 @@ from typing import Literal, get_args
 
 from aura.delivery.observation import Observation
 from aura.errors import ConfigError
-from aura.stats.eprocess import as_evidence, log_evidence, log_mixture
+from aura.stats.eprocess import as_evidence, log_evidence, log_excess, log_mixture
 from aura.stats.hashing import BUCKETS
 from aura.stats.quantiles import Window
 
@@ -242,10 +242,14 @@ class GuardState:
         for share, groups in self._segments.items():
             if share not in self._logs:
                 self._logs[share] = math.fsum(
-                    log_evidence(s1, s0, null, one_sided=self.guard.kind != "assignment")
-                    for null, (s1, s0) in groups.items()
+                    self._log_test(s1, s0, null) for null, (s1, s0) in groups.items()
                 )
         return log_mixture([self._logs[share] for share in self._segments], self.guard.segments)
+
+    def _log_test(self, s1: int, s0: int, null: float) -> float:
+        if self.guard.kind == "assignment":
+            return log_evidence(s1, s0, null, one_sided=False)
+        return log_excess(s1, s0, null)
 
     def totals(self, *, absolute: bool) -> tuple[int, int, float]:
         """Events on the candidate, all events, and how many the candidate should have had."""
@@ -398,8 +402,9 @@ def stage_key(observation: Observation) -> int:
 
 
 def _compared(observation: Observation) -> bool:
-    """A shadow that failed without an answer was not compared."""
-    return observation.shadow and (observation.ok or bool(observation.differences))
+    """A shadow that failed without an answer was not compared, nor one that is good and says why."""
+    good = observation.ok and not observation.error
+    return observation.shadow and (good or bool(observation.differences))
 
 
 def _broken_limit(guard: Guard, window: Window, baseline: Window) -> tuple[str, bool]:

@@ -15,6 +15,14 @@ formula with s1 = events and s0 = requests without one tests an absolute rate (n
 ratio p against p0 with p > p0 is a supermartingale under every true probability <= p0, hence so
 is their mixture: the null is "at most p0", not only "exactly p0".
 
+**Usual regressions.** The truncated prior expects every probability above p0 alike, and pays for
+it where it matters most: with a candidate that fails about twice as often as the baseline.
+`log_excess` therefore mixes it with four relative risks r (`RISKS`), under which an event falls on
+the candidate with the odds r p0/(1 - p0); the last one stands for "on the candidate alone". A
+mixture of martingales with weights fixed in advance is one, and each r > 1 is a supermartingale
+under every smaller probability, so nothing changes about the error. A regression from 5 to 10 % at
+a share of 10 % is found with a fifth fewer failures (docs/statistics.md).
+
 **Changing shares.** Events that have the same null probability form a segment; the product of
 the segments' E is a martingale, because each event's factor (predictive probability over null
 probability) has the mean 1 given everything before it. It does not matter how segments interleave.
@@ -39,6 +47,12 @@ TINY = 1e-300
 PRECISION = 1e-14
 SHARES_OFF = 1e-9
 """So far from 1 may the sum of shares be."""
+
+WIDE = 0.15
+"""The weight of the truncated uniform prior in `log_excess`."""
+
+RISKS = ((1.5, 0.10), (2.0, 0.40), (4.0, 0.15), (1000.0, 0.20))
+"""Relative risks in `log_excess` and their weights; with `WIDE` these add up to 1."""
 
 LARGEST_EXPONENT = 700.0
 """e to this power is still a float."""
@@ -109,6 +123,18 @@ def log_evidence(
     if one_sided:
         value += log_beta_cdf(b + s0, a + s1, 1 - null) - log_beta_cdf(b, a, 1 - null)
     return value
+
+
+def log_excess(s1: int, s0: int, null: float) -> float:
+    """ln E that more than `null` of the events fall on the candidate: see "Usual regressions".
+
+    Arguments and errors are those of `log_evidence`.
+    """
+    parts = [math.log(WIDE) + log_evidence(s1, s0, null)]
+    for risk, weight in RISKS:
+        scale = math.log1p(null * (risk - 1))  # of the odds: r p0 and 1 - p0 are to add up to 1
+        parts.append(math.log(weight) + s1 * math.log(risk) - (s1 + s0) * scale)
+    return log_sum(parts)
 
 
 def log_assignment_evidence(
