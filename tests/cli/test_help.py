@@ -38,6 +38,8 @@ def test_the_commands_are_these() -> None:
         "experiment": "plan start list status stop report",
         "schedules": "list show pause resume trigger backfill delete",
         "queues": "list show",
+        "shadow": "report list clear",
+        "contract": "infer check",
         "topics": "list show replay forget",
         "dlq": "list show requeue drop",
     }

@@ -21,7 +21,7 @@ from aura.errors import (
     StoreUnavailable,
 )
 from aura.gateway import Gateway, HttpSpec, PlainAdapter, RunInfo, WorkflowSpec, WorkflowTarget
-from aura.gateway.adapters import load_adapter
+from aura.gateway.adapters import CopyOf, Effects, load_adapter
 from aura.gateway.build import build_holders, build_targets
 from aura.gateway.config import GatewayConfig, Route
 from tests.gateway.conftest import Running, Servers, Start, named, split_of
@@ -59,12 +59,23 @@ class Runner:
     result: Any = field(default_factory=lambda: {"answer": 42})
     calls: list[tuple[str, str | None, Mapping[str, Any], str]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
+    copies: list[CopyOf | None] = field(default_factory=list)
     release: asyncio.Event | None = None
 
+    async def effects(self, run_id: str) -> Effects:
+        return Effects((("step", run_id, "stub"),), 0.5)
+
     async def run_workflow(
-        self, workflow: str, version: str | None, arguments: Mapping[str, Any], *, run_id: str
+        self,
+        workflow: str,
+        version: str | None,
+        arguments: Mapping[str, Any],
+        *,
+        run_id: str,
+        copy: CopyOf | None = None,
     ) -> Any:
         self.calls.append((workflow, version, arguments, run_id))
+        self.copies.append(copy)
         if self.release is not None:
             await self.release.wait()
         if isinstance(self.result, BaseException):

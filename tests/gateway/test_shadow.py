@@ -11,7 +11,7 @@ import pytest
 
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.diff import rules_of
-from aura.gateway.shadow import NotComparable, Recorded, ShadowLimits, compare
+from aura.gateway.shadow import NotComparable, Recorded, ShadowLimits, compared
 from tests.gateway.conftest import (
     Servers,
     Start,
@@ -49,7 +49,8 @@ async def test_a_copy_is_compared_and_observed(start: Start, servers: Servers) -
     assert (user.arm, user.shadow, user.differences) == ("legacy", False, ())
     assert (shadow.arm, shadow.shadow, shadow.ok) == ("new", True, True)
     assert shadow.differences == ("$.hits[*].s", "$.t", "$.u")
-    assert running.gateway.shadows.examples["new", "$.t"].left == "5"
+    report = running.gateway.shadows.desk.known("s", "new")
+    assert report.fields["$.t"].examples[0].left == "5"
     assert (to_legacy[0][b"idempotency-key"], to_new[0][b"idempotency-key"]) == (b"k", b"shadow-k")
     assert to_new[0][b"x-aura-shadow"] == b"1"
     assert b"x-aura-shadow" not in to_legacy[0]
@@ -146,14 +147,14 @@ def recorded(body: bytes | None, status: int = 200, coding: bytes = b"") -> Reco
 def test_compressed_answers_are_compared_by_content() -> None:
     plain = json.dumps({"a": 1}).encode()
     left = recorded(gzip.compress(plain), coding=b"gzip")
-    assert compare(left, recorded(plain), rules_of()) == []
-    (found,) = compare(left, recorded(b'{"a": 2}'), rules_of())
+    assert compared(left, recorded(plain), rules_of()).found == []
+    (found,) = compared(left, recorded(b'{"a": 2}'), rules_of()).found
     assert found.path == "$.a"
 
 
 def test_bodies_that_are_no_json_are_compared_as_bytes() -> None:
-    assert compare(recorded(b"<p>"), recorded(b"<p>"), rules_of()) == []
-    (found,) = compare(recorded(b"<p>"), recorded(b"<q>"), rules_of())
+    assert compared(recorded(b"<p>"), recorded(b"<p>"), rules_of()).found == []
+    (found,) = compared(recorded(b"<p>"), recorded(b"<q>"), rules_of()).found
     assert (found.path, found.kind) == ("body", "value")
 
 
@@ -169,4 +170,4 @@ def test_bodies_that_are_no_json_are_compared_as_bytes() -> None:
 )
 def test_what_cannot_be_compared_says_so(left: Recorded) -> None:
     with pytest.raises(NotComparable):
-        compare(left, recorded(b"1"), rules_of())
+        compared(left, recorded(b"1"), rules_of())

@@ -21,6 +21,7 @@ import typer.main
 from aura.cli import output, process
 from aura.cli.backtest import rollout
 from aura.cli.bundles import export_runs, import_runs, promote
+from aura.cli.contract import contract
 from aura.cli.decommission import decommission
 from aura.cli.dlq import dlq
 from aura.cli.doctor import doctor
@@ -35,6 +36,7 @@ from aura.cli.rollback import rollback
 from aura.cli.run import run
 from aura.cli.schedules import schedules
 from aura.cli.serve import serve
+from aura.cli.shadow import shadow
 from aura.cli.topics import topics
 from aura.cli.worker import worker
 from aura.errors import AuraError
@@ -59,6 +61,8 @@ cli.add_typer(rollout, name="rollout")
 cli.add_typer(experiment, name="experiment")
 cli.command("rollback")(rollback)
 cli.add_typer(decommission, name="decommission")
+cli.add_typer(shadow, name="shadow")
+cli.add_typer(contract, name="contract")
 cli.add_typer(schedules, name="schedules")
 cli.add_typer(dlq, name="dlq")
 cli.add_typer(topics, name="topics")

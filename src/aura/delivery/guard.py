@@ -15,7 +15,7 @@ there is nobody to compare with, and `errors` and `latency` are tested against t
 with several guards divides its alpha among them.
 
 And **hard limits** (`max_error_rate`, `max_p95`, `max_mean`) over a sliding window with at least
-`min_sample` requests of the candidate. A rollback must help: while the baseline has the same
+`min_sample` requests of the candidate, which begins anew with each share. A rollback must help: while the baseline has the same
 trouble as often (and the candidate's latency is not far worse), a limit does not trip.
 
 **Sticky units.** The requests of one unit are all on one arm, so one broken client can look like
@@ -188,6 +188,7 @@ class GuardState:
         "_counted",
         "_limited",
         "_logs",
+        "_now",
         "_samples",
         "_segments",
         "_window",
@@ -204,9 +205,8 @@ class GuardState:
         self.candidate = candidate
         self.trip: Judgement | None = None
         self.excused = ""
-        over = math.inf if guard.max_p95 is None else guard.max_p95
-        self._window = Window(guard.window, over=over)
-        self._baseline_window = Window(guard.window, over=over)
+        self._window, self._baseline_window = self._new_windows()
+        self._now = (-1.0, -1)
         self._segments: dict[float, dict[float, list[int]]] = {}
         self._logs: dict[float, float] = {}
         self._bounds: dict[str, tuple[float, float]] = {}
@@ -320,6 +320,8 @@ class GuardState:
             self._set_trip(describe(self), observation)
 
     def _fold_limits(self, observation: Observation, on_candidate: bool) -> None:
+        if not self._is_of_now(observation):
+            return
         window = self._window if on_candidate else self._baseline_window
         window.add(observation.at, observation.ok, observation.latency)
         if on_candidate and self.trip is None and len(window) >= self.guard.min_sample:
@@ -328,6 +330,23 @@ class GuardState:
             self.excused = broken if excused else ""
             if broken and not excused:
                 self._set_trip(broken, observation, hard=True)
+
+    def _is_of_now(self, observation: Observation) -> bool:
+        """False for what is late, from another share. With a new share the windows begin anew: an
+        arm that has just got most of the traffic has had most of its requests just now, so what
+        both have had in the same seconds would not look alike."""
+        share, epoch = self._now
+        if observation.share == share:
+            return True
+        if observation.epoch < epoch:
+            return False
+        self._now = (observation.share, observation.epoch)
+        self._window, self._baseline_window = self._new_windows()
+        return True
+
+    def _new_windows(self) -> tuple[Window, Window]:
+        over = math.inf if self.guard.max_p95 is None else self.guard.max_p95
+        return Window(self.guard.window, over=over), Window(self.guard.window, over=over)
 
     def _set_trip(self, why: str, observation: Observation, *, hard: bool = False) -> None:
         self.trip = Judgement(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from aura.clock import Clock
@@ -14,12 +15,15 @@ from aura.delivery.alerts import Alerts
 from aura.delivery.approval import SIGNAL, Said, write_said
 from aura.delivery.channels import channels_json
 from aura.delivery.decide import ORDERS, Order
+from aura.delivery.decommission import Decommissions
 from aura.delivery.emergency import Emergencies
-from aura.delivery.follower import POLL, Follower
+from aura.delivery.follower import POLL, Follower, Witness
 from aura.delivery.inflight import Forks, InFlightRuns
 from aura.delivery.observation import Observation
 from aura.delivery.plan import Pair, Plan
+from aura.delivery.retirement import Notice, refuse_retired, retirements
 from aura.delivery.rollout import WORKFLOW, Engine
+from aura.delivery.shadows import ShadowDesk
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.delivery.turn import write_order
@@ -54,6 +58,7 @@ class Rollouts:
     def __init__(self, forks: Forks | None = None) -> None:
         self.alerts = Alerts()
         self.emergencies = Emergencies(self.alerts)
+        self.decommissions = Decommissions(self.alerts)
         self._forks = forks
         self._runs = InFlightRuns(forks)
         self.engine = Engine(Aftermath(self.alerts, self._runs))
@@ -68,7 +73,7 @@ class Rollouts:
     @property
     def workflows(self) -> tuple[Workflow[..., Any], ...]:
         """Those that workers of the app must have."""
-        return self.engine.workflow, self.alerts.workflow
+        return self.engine.workflow, self.alerts.workflow, self.decommissions.workflow
 
     @property
     def waiting_observations(self) -> int:
@@ -91,7 +96,10 @@ class Rollouts:
         self._runs.attach(store, writer, clock)
         if self._forks is not None:
             self._forks.attach(store, clock)
+            self.decommissions.attach(store, writer, clock, start, self._forks.back_up)
         self._pen = asyncio.create_task(self._write(), name="aura-observations")
+        self.shadows = ShadowDesk(clock)
+        self.shadows.open(store, writer)
 
     async def close(self) -> None:
         """Stop following, and write the observations that are waiting."""
@@ -101,6 +109,7 @@ class Rollouts:
         for follower in followers:
             follower.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+        await self.shadows.close()
         if self._pen is not None:
             await self._pen
         if self._buffer:
@@ -139,6 +148,8 @@ class Rollouts:
             for pair in plan.pairs:
                 await self._refuse_to_move_everybody(plan.name, pair)
         await self.engine.refuse_forced(plan)
+        arms = [arm for pair in plan.pairs for arm in (pair.baseline, pair.candidate)]
+        refuse_retired(await retirements(self._store), arms)
         run = await self.engine.announce(plan)
         if plan.alerts:
             for pair in plan.pairs:
@@ -199,29 +210,50 @@ class Rollouts:
         found = [status for status in found if status.run != now.run]
         return [*sorted(found, key=lambda status: int(status.run.rpartition("-")[2])), now]
 
-    async def observations(
+    async def recorded(
+        self, status: RolloutStatus, plan: Plan
+    ) -> AsyncIterator[tuple[Observation, float]]:
+        """What was observed of a rollout on the splits that another plan names, in the order in
+        which it was written, each with when that was (epoch seconds). What cannot be read is left
+        out, as the rollout itself did.
+
+        Raises RolloutError when the plan moves other arms, or observations have been deleted.
+        """
+        arms = {one.split: (one.baseline, one.candidate) for one in status.pairs}
+        for pair in plan.pairs:
+            if arms.get(pair.split) != (pair.baseline, pair.candidate):
+                moved = ", ".join(f"{name} ({' to '.join(of)})" for name, of in arms.items())
+                raise RolloutError(
+                    f"rollout {status.name} has recorded nothing of split {pair.split} from "
+                    f"{pair.baseline} to {pair.candidate}",
+                    hint=f"It moved {moved}",
+                )
+        if not plan.together:
+            async for one in self._recorded(status, plan.split):
+                yield one
+            return
+        found = [one for pair in plan.pairs async for one in self._recorded(status, pair.split)]
+        for one in sorted(found, key=lambda pair: pair[1]):
+            yield one
+
+    async def _recorded(
         self, status: RolloutStatus, split: str
     ) -> AsyncIterator[tuple[Observation, float]]:
-        """What was observed of one of a rollout's splits, in the feed's order, each with when it
-        was written (epoch seconds). What cannot be read is left out, as the rollout itself did.
-
-        Raises RolloutError when the first ones have been deleted (`Config.retention`).
-        """
         first, after = status.begun.get(split, (0, 0))
-        expected = after + 1
+        expected: int | None = after + 1
         while items := await self._store.feed(f"observations/{split}", after):
-            if expected and items[0].seq != expected:
+            if expected is not None and items[0].seq != expected:
                 raise RolloutError(
-                    f"{items[0].seq - expected} observations of rollout {status.name} have been "
-                    "deleted",
+                    f"the first {items[0].seq - expected} observations of rollout {status.name} "
+                    "have been deleted",
                     hint="Keep them longer with Config.retention, or give --observations",
                 )
-            expected = 0
+            expected = None
             for item in items:
                 after = item.seq
                 with contextlib.suppress(CodecError):
                     found = Observation.from_json(item.payload)
-                    if found.epoch >= first:
+                    if found.epoch >= first and not _belongs_to_next(status, split, found.epoch):
                         yield found, item.at
 
     async def _moving(self, name: str) -> RolloutStatus:
@@ -287,6 +319,27 @@ class Rollouts:
 
         def end() -> None:
             task.cancel()
+
+        return end
+
+    async def witness(
+        self,
+        obey: Callable[[Mapping[tuple[str, str], Notice]], None],
+        take: Callable[[], Counter[tuple[str, str]]],
+    ) -> Callable[[], Awaitable[None]]:
+        """Keep someone's notices of targets that are taken out of service, and write down the calls
+        that it has counted; the answer ends it. The present notices are known when this returns."""
+        witness = Witness(self.engine, self._clock, obey, take)
+        await witness.look()
+        task = asyncio.create_task(witness.run(), name="aura-retirements")
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            with contextlib.suppress(StoreUnavailable):
+                await witness.write()
 
         return end
 
@@ -449,3 +502,9 @@ def _refuse_approval(status: RolloutStatus, stage: str, by: str) -> None:
             f"{by} is none of those who approve stage {status.stage}",
             hint=f"They are {', '.join(wanted.people)}",
         )
+
+
+def _belongs_to_next(status: RolloutStatus, split: str, epoch: int) -> bool:
+    """Whether that epoch of the split came after the rollout had ended."""
+    last = {one.split: one.epoch for one in status.pairs}
+    return status.ended and epoch > last[split]

@@ -20,6 +20,7 @@ from aura.errors import (
     AuraError,
     CodecError,
     ConfigError,
+    EffectSuppressed,
     InvalidInput,
     PayloadTooLarge,
     RequestRefused,
@@ -34,15 +35,48 @@ from aura.gateway.targets import Answer, Request
 
 log = logging.getLogger("aura.gateway")
 
+SUPPRESSED = "effect-suppressed"
+"""The failure of a shadow run that ended at an effect which nothing answers."""
+
+COST_HEADER = "x-cost"
+"""The field in which an answer says what it has cost, unless another one is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyOf:
+    """What makes a run a shadow: the run `baseline` answered the original ("" when none did); this
+    one may take so many seconds."""
+
+    baseline: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a shadow run would have done, as (what, name, answered by), and what it cost."""
+
+    effects: tuple[tuple[str, str, str], ...] = ()
+    cost: float = 0.0
+
 
 class WorkflowRunner(Protocol):
     """Starts durable runs; the app implements it."""
 
     async def run_workflow(
-        self, workflow: str, version: str | None, arguments: Mapping[str, Any], *, run_id: str
+        self,
+        workflow: str,
+        version: str | None,
+        arguments: Mapping[str, Any],
+        *,
+        run_id: str,
+        copy: CopyOf | None = None,
     ) -> Any:
-        """Start a run, or join the one with that id, and return its result. Cancelling the wait
-        leaves the run going. Raises AuraError."""
+        """Start a run, or join the one with that id, and return its result; with `copy` a shadow
+        run. Cancelling the wait leaves the run going. Raises AuraError."""
+        ...
+
+    async def effects(self, run_id: str) -> Effects:
+        """What a shadow run did not do, and what it cost. Raises AuraError."""
         ...
 
 
@@ -140,15 +174,25 @@ class WorkflowTarget:
         arguments = arguments_of(self._adapter, request.body)
         run_id = run_id_of(request, self.name, self.workflow)
         started = self._clock.monotonic()
+        limit = min(self.timeout, request.limit or self.timeout)
+        copy = CopyOf(request.baseline_run, limit) if request.shadow else None
         try:
             async with asyncio.timeout(self.timeout):
                 result = await self._runner.run_workflow(
-                    self.workflow, self.version, arguments, run_id=run_id
+                    self.workflow, self.version, arguments, run_id=run_id, copy=copy
                 )
         except (AuraError, TimeoutError) as error:
             raise _translated(error, run_id, self.timeout) from error
         info = RunInfo(run_id, self._clock.monotonic() - started)
         return Answer(200, *self._response(result, info), run=run_id)
+
+    async def effects(self, run_id: str) -> Effects:
+        """What a shadow run did not do; nothing when that cannot be read now."""
+        try:
+            return await self._runner.effects(run_id)
+        except AuraError as error:
+            log.warning("the effects of shadow run %s cannot be read: %s", run_id, error)
+            return Effects()
 
     def _response(self, result: Any, run: RunInfo) -> tuple[PairList, bytes]:
         try:
@@ -231,6 +275,8 @@ def _translated(error: AuraError | TimeoutError, run: str, timeout: float) -> Ex
         )
     if isinstance(error, (InvalidInput, PayloadTooLarge)):
         return _invalid(str(error), "")
+    if isinstance(error, EffectSuppressed):
+        return TargetFailed("it ended at an effect", code=SUPPRESSED, run=run)
     log.warning("run %s gave no result: %s", run, error)  # the client learns only the kind
     return TargetFailed("its run gave no result", code=_code(error), run=run)
 

@@ -12,6 +12,10 @@
           ignore: ["$.workflow_id"]    # for the comparison with shadow answers
           tolerances: {"$.score": 0.01}
           unordered: ["$.tags"]
+          comparers: {"$.text": "rules:close"}   # functions of (baseline's, candidate's) value
+          masked: ["$.email"]          # never shown in reports
+          contract: {openapi: legacy.yaml, on_violation: fallback, bytes: ["/receipts/{id}"]}
+          # or {examples: ["pairs/*.json"]}; bytes: true for all paths
       targets:
         legacy: {http: "http://127.0.0.1:9001", timeout: 10s, connect: 2s, connections: 200}
         research@2.0.0: {workflow: research, version: 2.0.0, adapter: "workflows:LegacyAdapter"}
@@ -21,7 +25,9 @@
       body_timeout: 30s                # for each part of a request's body
       freshness: 2s                    # so long a split is obeyed that nobody can confirm
       trust_forwarded: false           # believe X-Forwarded-* of who connects
-      shadow: {concurrent: 8, queue: 100, timeout: 10s}
+      shadow:
+        {concurrent: 8, queue: 100, timeout: 10s, noise: 10%, relative: 20%, absolute: 0.03%,
+         max_cost: 5.0, cost_window: 1h, cost_header: x-cost}
 
 `fallback: true` means that the baseline may see a request which the candidate has begun to
 serve. For methods that are not idempotent it must then tolerate that: both get the same
@@ -37,9 +43,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from aura.delivery.plan import Plan
+from aura.delivery.shadow import Thresholds
 from aura.errors import ConfigError
+from aura.gateway.contract import ContractSpec
 from aura.gateway.diff import NO_RULES, Pattern, Rules
+from aura.gateway.headers import OWN
 from aura.gateway.holder import FRESHNESS
 from aura.gateway.http_target import Limits, parse_url
 from aura.gateway.shadow import ShadowLimits
@@ -62,6 +73,7 @@ class Route:
     sla: float | None = None
     fallback: bool = True
     rules: Rules = NO_RULES
+    contract: ContractSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +129,12 @@ def parse_gateway(text: str, *, file: str = "aura.yaml") -> GatewayConfig | None
 
 def missing_targets(config: GatewayConfig, plan: Plan) -> list[str]:
     """The arms that a plan names and the gateway has no target for: those would always fail."""
-    return [arm for arm in (plan.baseline, plan.candidate) if arm not in config.targets]
+    return [
+        arm
+        for pair in plan.pairs
+        for arm in (pair.baseline, pair.candidate)
+        if arm not in config.targets
+    ]
 
 
 def gateway_config(node: Node) -> GatewayConfig:
@@ -139,6 +156,7 @@ def _route(node: Node, targets: dict[str, HttpSpec | WorkflowSpec]) -> Route:
     baseline = found["baseline"].text()
     if baseline not in targets:
         found["baseline"].fail(f"there is no target {baseline!r}", meant(baseline, targets))
+    _refuse_hidden(found)
     return Route(
         path=_path(found["path"]),
         split=found["split"].text(),
@@ -196,6 +214,44 @@ def _tolerances(node: Node) -> tuple[tuple[Pattern, float], ...]:
     return tuple((_pattern(each, path), each.number()) for path, each in node.members().items())
 
 
+def _comparers(node: Node) -> tuple[tuple[Pattern, str], ...]:
+    return tuple((_pattern(each, path), _adapter(each)) for path, each in node.members().items())
+
+
+def _refuse_hidden(found: dict[str, Node]) -> None:
+    """A list without order is compared as a whole, so that nothing in it has its own comparer."""
+    bags = _patterns(found["unordered"]) if "unordered" in found else ()
+    for pattern, name in _comparers(found["comparers"]) if "comparers" in found else ():
+        for bag in bags:
+            if len(pattern.steps) > len(bag.steps) and bag.covers(pattern.steps):
+                found["comparers"].fail(
+                    f"{name} compares {pattern.text}, which lies in the unordered {bag.text}",
+                    f"compare {bag.text} itself, or give it an order",
+                )
+
+
+def _contract(node: Node) -> ContractSpec:
+    found = node.fields(("openapi", "examples", "on_violation", "bytes"))
+    if ("openapi" in found) == ("examples" in found):
+        node.fail("a contract has either openapi or examples", "name a document, or files of pairs")
+    here = Path(node.file).parent
+    names = found["examples"].items("a file") if "examples" in found else []
+    policy = found["on_violation"].choice("pass", "fallback") if "on_violation" in found else "pass"
+    return ContractSpec(
+        openapi=str(here / found["openapi"].text()) if "openapi" in found else "",
+        examples=tuple(str(here / each.text()) for each in names),
+        on_violation="fallback" if policy == "fallback" else "pass",
+        exact=_exact(found["bytes"]) if "bytes" in found else None,
+    )
+
+
+def _exact(node: Node) -> tuple[str, ...] | None:
+    if isinstance(node.node, yaml.SequenceNode):
+        paths = tuple(each.text() for each in node.items("a path"))
+        return paths or node.fail("bytes names no path", "write true for all of them")
+    return () if node.boolean() else None
+
+
 def _pattern(node: Node, text: str | None = None) -> Pattern:
     try:
         return Pattern.parse(node.text() if text is None else text)
@@ -234,7 +290,28 @@ def _adapter(node: Node) -> str:
 
 
 def _shadow(node: Node) -> ShadowLimits:
-    return ShadowLimits(**_given(node.fields(SHADOW), SHADOW))
+    found = node.fields({*SHADOW, *THRESHOLDS})
+    try:
+        thresholds = Thresholds(**_given(found, THRESHOLDS))
+    except ConfigError as error:
+        node.fail(error.message, error.hint)
+    return ShadowLimits(thresholds=thresholds, **_given(found, SHADOW))
+
+
+def _cost(node: Node) -> float:
+    cost = node.number()
+    if not cost > 0:
+        node.fail(f"max_cost is {node.scalar}", "write a number above 0, or leave it out")
+    return cost
+
+
+def _header(node: Node) -> str:
+    name = node.text()
+    if not TOKEN.match(name):
+        node.fail(f"{name} is not a header's name", "write x-cost")
+    if name.lower().startswith(OWN.decode()):
+        node.fail(f"{name} is a field of Aura's own, which targets cannot set", "write x-cost")
+    return name.lower()
 
 
 def _refuse_twins(node: Node, routes: list[Route]) -> None:
@@ -282,8 +359,34 @@ GATEWAY: Readers = {
     "freshness": _freshness,
     "shadow": _shadow,
 }
-ROUTE: Readers = {"methods": _methods, "unit": _unit, "sla": _time, "fallback": Node.boolean}
-RULES: Readers = {"ignore": _patterns, "tolerances": _tolerances, "unordered": _patterns}
+ROUTE: Readers = {
+    "methods": _methods,
+    "unit": _unit,
+    "sla": _time,
+    "fallback": Node.boolean,
+    "contract": _contract,
+}
+RULES: Readers = {
+    "ignore": _patterns,
+    "tolerances": _tolerances,
+    "unordered": _patterns,
+    "comparers": _comparers,
+    "masked": _patterns,
+}
 LIMITS: Readers = {"timeout": _time, "connect": _time, "idle": _time, "connections": _count}
 WORKFLOW: Readers = {"version": Node.text, "adapter": _adapter, "timeout": _time}
-SHADOW: Readers = {"concurrent": _count, "queue": Node.integer, "timeout": _time}
+SHADOW: Readers = {
+    "concurrent": _count,
+    "queue": Node.integer,
+    "timeout": _time,
+    "noise": Node.percent,
+    "first": Node.integer,
+    "max_cost": _cost,
+    "cost_window": _time,
+    "cost_header": _header,
+}
+THRESHOLDS: Readers = {
+    "relative": Node.percent,
+    "absolute": Node.percent,
+    "evidence": Node.number,
+}

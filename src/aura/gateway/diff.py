@@ -18,6 +18,7 @@ Path = tuple[str | int, ...]
 Kind = Literal["missing", "added", "type", "value", "length"]
 
 EXAMPLE = 120  # characters of an example value
+MASK = "(masked)"
 LARGEST_BAG = 200  # elements
 STEP = re.compile(r'\.(\*|[\w@-]+)|\[(\*|\d+)\]|\["((?:[^"\\]|\\.)*)"\]')
 WORD = re.compile(r"[A-Za-z_][\w@-]*\Z")
@@ -71,7 +72,9 @@ class Rules:
     """What does not count as a difference.
 
     `ignore`: paths with all below them. `tolerances`: numbers under the path may differ by that
-    much, absolutely. `unordered`: arrays at the path are compared as bags. `limit`: how many
+    much, absolutely. `unordered`: arrays at the path are compared as bags. `comparers`: functions
+    (module:function) that compare the two values at a path, wherever that is in both. `masked`:
+    paths whose values are never shown. `exact`: bodies must have the same bytes. `limit`: how many
     differences are listed at most.
     """
 
@@ -79,6 +82,9 @@ class Rules:
     tolerances: tuple[tuple[Pattern, float], ...] = ()
     unordered: tuple[Pattern, ...] = ()
     limit: int = 100
+    comparers: tuple[tuple[Pattern, str], ...] = ()
+    masked: tuple[Pattern, ...] = ()
+    exact: bool = False
 
 
 NO_RULES = Rules()
@@ -100,6 +106,31 @@ class Difference:
         return f"{self.path} {self.kind}: {self.left or 'nothing'} / {self.right or 'nothing'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Two values that a function of the user's is to compare."""
+
+    path: str
+    comparer: str
+    left: Any
+    right: Any
+    masked: bool = False
+
+    def differs(self) -> Difference:
+        """What it is when they are not the same."""
+        if self.masked:
+            return Difference(self.path, "value", MASK, MASK)
+        return Difference(self.path, "value", _example(self.left), _example(self.right))
+
+
+@dataclass(frozen=True, slots=True)
+class Diffed:
+    """The differences of two documents, and what is still to be compared."""
+
+    found: list[Difference]
+    pending: list[Pending]
+
+
 @dataclass(slots=True)
 class _Pair:
     path: Path
@@ -114,21 +145,28 @@ class _Work:
     rules: Rules
     pairs: list[_Pair]
     found: list[Difference] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
 
 
 def diff_json(left: Any, right: Any, rules: Rules = NO_RULES) -> list[Difference]:
     """The differences between two decoded JSON documents, in the order of names and indices, at
     most `rules.limit` of them. Whole and decimal numbers of one value are equal, so are NaNs."""
-    return _differences(_Pair((), left, right), rules, rules.limit)
+    return diff_documents(left, right, rules).found
 
 
-def _differences(pair: _Pair, rules: Rules, limit: int) -> list[Difference]:
+def diff_documents(left: Any, right: Any, rules: Rules) -> Diffed:
+    """The same, with the values that are left to the user's own functions."""
+    work = _differences(_Pair((), left, right), rules, rules.limit)
+    return Diffed(work.found, work.pending)
+
+
+def _differences(pair: _Pair, rules: Rules, limit: int) -> _Work:
     work = _Work(rules, [pair])
     while work.pairs and len(work.found) < limit:
         pair = work.pairs.pop()
         if not any(pattern.covers(pair.path) for pattern in rules.ignore):
             _compare(pair, work)
-    return work.found
+    return work
 
 
 def path_text(path: Path) -> str:
@@ -144,6 +182,14 @@ def _step_text(step: str | int) -> str:
 
 def _compare(pair: _Pair, work: _Work) -> None:
     left, right = pair.left, pair.right
+    if work.rules.comparers and _NOTHING is not left and _NOTHING is not right:
+        for pattern, comparer in work.rules.comparers:
+            if pattern.matches(pair.path):
+                if len(work.pending) < work.rules.limit:
+                    masked = _is_masked(pair.path, work.rules)
+                    there = path_text(pair.path)
+                    work.pending.append(Pending(there, comparer, left, right, masked))
+                return
     if _kind_of(left) != _kind_of(right):
         _note(work, pair, "type")
     elif isinstance(left, dict):
@@ -200,7 +246,7 @@ def _compare_bags(pair: _Pair, work: _Work) -> None:
 
 
 def _alike(left: Any, right: Any, path: Path, rules: Rules) -> bool:
-    return not _differences(_Pair(path, left, right), rules, 1)
+    return not _differences(_Pair(path, left, right), rules, 1).found
 
 
 def _canonical(value: Any) -> str:
@@ -237,9 +283,26 @@ def _note(work: _Work, pair: _Pair, kind: Kind) -> None:
         kind = "missing"
     elif pair.left is _NOTHING:
         kind = "added"
-    work.found.append(
-        Difference(path_text(pair.path), kind, _example(pair.left), _example(pair.right))
+    show = _mask if _is_masked(pair.path, work.rules) else _example
+    work.found.append(Difference(path_text(pair.path), kind, show(pair.left), show(pair.right)))
+
+
+def _is_masked(path: Path, rules: Rules) -> bool:
+    """Whether a value must not be shown: it is masked, or something in it is."""
+    return any(
+        pattern.covers(path) or _lies_in(pattern, path) for pattern in rules.masked
+    )  # fmt: skip
+
+
+def _lies_in(pattern: Pattern, path: Path) -> bool:
+    """Whether the pattern may match something below the path."""
+    return len(pattern.steps) > len(path) and all(
+        step in (ANY, here) for step, here in zip(pattern.steps, path, strict=False)
     )
+
+
+def _mask(value: Any) -> str:
+    return "" if value is _NOTHING else MASK
 
 
 def _example(value: Any) -> str:

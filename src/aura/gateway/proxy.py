@@ -22,11 +22,13 @@ from dataclasses import dataclass, replace
 
 from aura.clock import Clock
 from aura.delivery.observation import Observation
+from aura.delivery.shadows import ShadowDesk
 from aura.delivery.split import Split
 from aura.errors import ConfigError, RequestRefused, TargetFailed, TargetTimeout
 from aura.gateway import problems
 from aura.gateway.client import BodyStream, Client, ClientGone, Receive, Scope, Send
 from aura.gateway.config import GatewayConfig, Route
+from aura.gateway.contract import Contract, load_contract
 from aura.gateway.headers import (
     PairList,
     client_address,
@@ -34,11 +36,12 @@ from aura.gateway.headers import (
     refuse_version,
     wants_upgrade,
 )
-from aura.gateway.holder import SplitHolder
+from aura.gateway.holder import Known, SplitHolder
 from aura.gateway.race import Attempt, Race, attempt, discard, race, within
 from aura.gateway.respond import Copy, Dates, Responder
+from aura.gateway.retired import Retired, fields, gone
 from aura.gateway.routes import Routes, refuse_dots
-from aura.gateway.shadow import LARGEST, Mirrored, Recorded, Shadows, shadow_of
+from aura.gateway.shadow import LARGEST, Mirrored, Recorded, Shadows, shadow_of, violations
 from aura.gateway.targets import WHOLE, Target
 from aura.gateway.units import find_unit
 from aura.gateway.visit import (
@@ -52,6 +55,9 @@ from aura.gateway.visit import (
 from aura.resilience.hedge import RecentQuantile, patience, start_after
 
 log = logging.getLogger("aura.gateway")
+
+CONTRACT = "contract"
+"""The failure of an answer that breaks its route's contract."""
 
 
 @dataclass(slots=True)
@@ -78,9 +84,9 @@ class Gateway:
     """An ASGI application that sends each request to an arm of its route's split.
 
     `targets` by arm name, `splits` by split name; `observe` takes each observation and must not
-    block. Close it when the server stops (its lifespan does).
+    block; `desk` keeps what copies have shown. Close it when the server stops (its lifespan does).
 
-    Raises ConfigError when a route's baseline or split is not there.
+    Raises ConfigError when a route's baseline or split is not there, or a contract cannot be read.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Gateway:
         splits: Mapping[str, SplitHolder],
         observe: Callable[[Observation], None],
         clock: Clock,
+        desk: ShadowDesk | None = None,
     ) -> None:
         for route in config.routes:
             if route.baseline not in targets:
@@ -99,7 +106,13 @@ class Gateway:
                 raise ConfigError(f"the split {route.split} of {route.path} has no holder")
         self.config = config
         self.counters = Counters()
-        self.shadows = Shadows(observe, clock, config.shadow)
+        self.shadows = Shadows(observe, clock, config.shadow, desk)
+        self._contracts = {
+            (route.path, route.methods): load_contract(route.contract)
+            for route in config.routes
+            if route.contract is not None
+        }
+        self.retired = Retired()
         self.active = 0
         self._targets = targets
         self._splits = splits
@@ -117,6 +130,11 @@ class Gateway:
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
+
+    def known(self) -> tuple[Known, ...]:
+        """What this process knows of its splits, by name."""
+        found = [self._splits[name].known() for name in sorted(self._splits)]
+        return tuple(one for one in found if one is not None)
 
     async def close(self) -> None:
         """End what goes on in the background and let go of all connections."""
@@ -187,6 +205,12 @@ class Gateway:
             patience=self.config.body_timeout,
         )
         visit = await self._visit(route, scope, client)
+        notice = self.retired.of(route.path, visit.arm)
+        if notice is not None:
+            self.retired.count(route.path, visit.arm)
+            if not notice.served:
+                await self._refuse(respond, gone(notice))
+                return
         await self._attend(visit, client, respond)
 
     async def _refuse(self, respond: Responder, problem: problems.Problem) -> None:
@@ -243,13 +267,17 @@ class Gateway:
     async def _serve(self, visit: Visit, respond: Responder) -> None:
         result = await self._race(visit)
         winner = result.winner
-        copy = Copy(LARGEST) if visit.mirror and winner.answer is not None else None
+        contract = self._contract_of(visit)
+        wanted = visit.mirror or (contract and not winner.broken)
+        copy = Copy(LARGEST) if wanted and winner.answer is not None else None
         try:
-            failure = await self._send(winner, respond, copy)
+            failure = await self._send(visit, winner, respond, copy)
         except BaseException:
             if result.running is not None:
                 discard(result.running)
             raise
+        if contract and copy is not None and winner.good and not failure:
+            failure = self._checked(visit, contract, winner, copy.whole)
         user_ok = winner.good and not failure
         if result.running is not None:
             self._watch(visit, result.running, user_ok=user_ok)
@@ -257,14 +285,33 @@ class Gateway:
             fallback = winner is not result.candidate
             own = result.candidate.failure or ("" if fallback else failure)
             self._tell(visit, _outcome(result.candidate, own, fallback=fallback, user_ok=user_ok))
-        if copy is not None and not failure:
+        if copy is not None and visit.mirror and failure in ("", CONTRACT):
             self._mirror(visit, winner, copy)
 
-    async def _send(self, winner: Attempt, respond: Responder, copy: Copy | None) -> str:
+    def _contract_of(self, visit: Visit) -> Contract | None:
+        return self._contracts.get((visit.route.path, visit.route.methods))
+
+    def _checked(
+        self, visit: Visit, contract: Contract, outcome: Attempt, body: bytes | None
+    ) -> str:
+        """`CONTRACT` when an answer breaks it, else ""; what it breaks is kept for the report."""
+        if outcome.answer is None:
+            return ""
+        answer = Recorded(outcome.answer.status, outcome.answer.headers, body)
+        found = violations(contract, visit.request, answer)
+        if found:
+            self.shadows.desk.violated(visit.route.split, outcome.arm, map(str, found))
+        return CONTRACT if found else ""
+
+    async def _send(
+        self, visit: Visit, winner: Attempt, respond: Responder, copy: Copy | None
+    ) -> str:
         """Answer the client; returns how an answer broke off, "" when it is complete."""
         extra: PairList = [(b"x-aura-arm", winner.arm.encode("latin-1", "replace"))]
         if winner.run:
             extra.append((b"x-aura-run", winner.run.encode("latin-1", "replace")))
+        if notice := self.retired.of(visit.route.path, winner.arm):
+            extra += fields(notice)
         try:
             if winner.answer is not None:
                 await respond.answer(winner.answer, extra, copy)
@@ -281,7 +328,8 @@ class Gateway:
     # -- candidate and baseline ------------------------------------------------------------
 
     async def _race(self, visit: Visit) -> Race:
-        if not visit.candidate or not visit.route.fallback:
+        lone = not visit.candidate or not visit.route.fallback
+        if lone or self.retired.gone(visit.route.path, visit.baseline):
             only = await self._call(visit, visit.arm)
             return Race(only, "", only)
         if isinstance(visit.request.body, BodyStream):
@@ -307,11 +355,19 @@ class Gateway:
         return Race(await self._call(visit, visit.baseline), "error", first)
 
     async def _call(self, visit: Visit, arm: str) -> Attempt:
+        if arm != visit.arm and self.retired.of(visit.route.path, arm) is not None:
+            self.retired.count(visit.route.path, arm)  # in the candidate's place
         target = self._targets.get(arm)
         if target is None:
             error = TargetFailed("the gateway has no target of this name", code="no-target")
             return Attempt(arm, 0.0, error=error)
         outcome = await attempt(arm, target, visit.request, self._clock)
+        contract = self._contract_of(visit)
+        if contract and contract.on_violation == "fallback" and arm != visit.baseline:
+            whole = outcome.answer.body if outcome.answer is not None else None
+            if whole is not None and outcome.good:
+                broken = bool(self._checked(visit, contract, outcome, whole))
+                outcome = replace(outcome, broken=broken)
         if arm == visit.baseline and outcome.good:
             self._usual_of(visit).add(outcome.seconds)
         return outcome
@@ -361,18 +417,26 @@ class Gateway:
         """Offer a copy when the baseline answered and the body can be sent again."""
         target = self._targets.get(visit.mirror)
         if target is None or winner.arm != visit.baseline or winner.answer is None:
-            self.shadows.skipped += 1
+            self.shadows.skip(visit.route.split, visit.mirror, "the baseline did not answer it")
             return
         if isinstance(visit.request.body, BodyStream):
-            self.shadows.skipped += 1
+            self.shadows.skip(visit.route.split, visit.mirror, "too large to be kept")
             return
+        contract, rules, limits = self._contract_of(visit), visit.route.rules, self.config.shadow
+        if contract and contract.is_exact(
+            visit.request.method, visit.request.target.decode("latin-1")
+        ):
+            rules = replace(rules, exact=True)
         self.shadows.offer(
             Mirrored(
-                shadow_of(visit.request),
+                shadow_of(visit.request, winner.run, limits.timeout),
                 target,
                 Recorded(winner.answer.status, winner.answer.headers, copy.whole),
                 replace(visit.seed, arm=visit.mirror, shadow=True),
-                visit.route.rules,
+                rules,
+                again=self._targets.get(visit.baseline),
+                baseline_run=winner.run,
+                contract=contract,
             )
         )
 

@@ -29,16 +29,20 @@ Reason = Literal["", "error", "late"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of one call after `seconds`: an answer, or the error in its place."""
+    """What became of one call after `seconds`: an answer, or the error in its place. `broken` says
+    that the answer breaks its contract, which makes it a failure."""
 
     arm: str
     seconds: float
     answer: Answer | None = None
     error: TargetFailed | RequestRefused | None = None
+    broken: bool = False
 
     @property
     def good(self) -> bool:
         """The target did its part: a status under 500, or a refusal that the client can mend."""
+        if self.broken:
+            return False
         if self.answer is not None:
             return self.answer.status < 500
         return isinstance(self.error, RequestRefused)
@@ -48,6 +52,8 @@ class Attempt:
         """Why it is not good, short; "" when it is."""
         if self.good:
             return ""
+        if self.broken:
+            return "contract"
         if self.answer is not None:
             return f"status-{self.answer.status}"
         return self.error.code if self.error is not None else "unknown"

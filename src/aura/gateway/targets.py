@@ -20,7 +20,8 @@ class Request:
     """What a target is asked. `target` is the path and query, byte for byte as the client sent
     them; `headers` are cleaned for forwarding and lack Host and the length.
 
-    `key` is the idempotency key ("" when none), `shadow` marks a copy whose answer nobody sees,
+    `key` is the idempotency key ("" when none), `shadow` marks a copy whose answer nobody sees: of
+    one that the run `baseline_run` ("" for none) has answered, and that may take `limit` seconds.
     `repeatable` says that the client allows the request to be sent twice.
     """
 
@@ -33,6 +34,8 @@ class Request:
     announced: bool = False
     repeatable: bool = False
     shadow: bool = False
+    baseline_run: str = ""
+    limit: float = 0.0
 
 
 class Rest(Protocol):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,13 +26,19 @@ from aura.app import Aura
 from aura.delivery.split import Split
 from aura.errors import ConfigError, UnknownWorkflow
 from aura.gateway import Gateway, GatewayConfig, SplitHolder, build_holders, build_targets
+from aura.gateway.adapters import CopyOf, Effects
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import HttpSpec
 from aura.gateway.routes import Routes
 from aura.server.api import API, build_api
+from aura.server.gateways import about_gateway
 from aura.server.operations import split_arguments
+from aura.store.base import RunFilter
 
 log = logging.getLogger("aura.server")
+
+MOST_RUNS = 50
+"""Of a shadow run and those that it has started, so many are asked for their effects."""
 
 
 class AppRunner:
@@ -43,20 +49,45 @@ class AppRunner:
         self._starting: set[asyncio.Task[Any]] = set()
 
     async def run_workflow(
-        self, workflow: str, version: str | None, arguments: Mapping[str, Any], *, run_id: str
+        self,
+        workflow: str,
+        version: str | None,
+        arguments: Mapping[str, Any],
+        *,
+        run_id: str,
+        copy: CopyOf | None = None,
     ) -> Any:
-        """Start the run, or join the one with that id; its result. Raises AuraError.
+        """Start the run, or join the one with that id; its result. With `copy` it is a shadow, in
+        the queue of shadows. Raises AuraError.
 
         When the wait is cancelled the run goes on, also when it was only just being started.
         """
         positional, named = split_arguments(self._app, workflow, version, arguments)
+        queue = None if copy is None else self._app.shadow(copy.baseline)
+        deadline = None if copy is None else copy.seconds
         starting = asyncio.ensure_future(
-            self._app.start(workflow, *positional, id=run_id, version=version, **named)
-        )
+            self._app.start(
+                workflow, *positional, id=run_id, version=version, queue=queue,
+                deadline=deadline, **named,
+            )
+        )  # fmt: skip
         self._starting.add(starting)
         starting.add_done_callback(self._started)
         run = await asyncio.shield(starting)
         return await run.result()
+
+    async def effects(self, run_id: str) -> Effects:
+        """What a shadow run and those that it started did not do. Its cost is its state `cost`."""
+        found: list[tuple[str, str, str]] = []
+        waiting = [run_id]
+        for _ in range(MOST_RUNS):
+            if not waiting:
+                break
+            one = waiting.pop()
+            found += [(e.what, e.name, e.answer) for e in await self._app.run(one).suppressed()]
+            waiting += [child.id for child in await self._app.runs(RunFilter(parent=one))]
+        cost = (await self._app.run(run_id).state()).get("cost", 0.0)
+        return Effects(tuple(found), float(cost) if isinstance(cost, int | float) else 0.0)
 
     def _started(self, task: asyncio.Task[Any]) -> None:
         self._starting.discard(task)
@@ -76,11 +107,13 @@ class Serving:
         self.app = app
         self.config = config
         self.api: FastAPI = build_api(app)
+        self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
         self.gateway: Gateway | None = None
         self._worker = worker
         self._routes = Routes(config.routes if config else ())
         self._runner = AppRunner(app)
         self._ends: list[Callable[[], None]] = []
+        self._witness: Callable[[], Awaitable[None]] | None = None
         self._open = False
 
     async def __aenter__(self) -> Self:
@@ -118,7 +151,10 @@ class Serving:
                 splits=holders,
                 observe=self.app.rollouts.observe,
                 clock=self.app.clock,
+                desk=self.app.rollouts.shadows,
             )
+            retired = self.gateway.retired
+            self._witness = await self.app.rollouts.witness(retired.obey, retired.take)
         except BaseException:
             await self.close()
             raise
@@ -134,6 +170,9 @@ class Serving:
         try:
             if self.gateway is not None:
                 await self.gateway.close()
+            if self._witness is not None:
+                await self._witness()
+                self._witness = None
             await self._runner.close()
         finally:
             await self.app.close()
