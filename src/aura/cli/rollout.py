@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +31,8 @@ from aura.cli.output import (
     table,
 )
 from aura.delivery.decide import Order
-from aura.delivery.plan import Plan, load_plan
-from aura.delivery.status import ArmStatus, RolloutStatus
+from aura.delivery.plan import Pair, Plan, load_plan
+from aura.delivery.status import ArmStatus, PairStatus, RolloutStatus
 from aura.errors import ConfigError, RolloutError
 from aura.server.operations import live_workers
 
@@ -87,8 +88,9 @@ def start(
                     "No live worker is there to drive the rollout. Start one with: "
                     "aura worker MODULE:APP, or aura serve MODULE:APP"
                 )
-            if not (again or replace) and not await app.rollouts.serving(plan.split):
-                _require_baseline(file, plan)
+            for pair in () if again or replace else plan.pairs:
+                if not await app.rollouts.serving(pair.split):
+                    _require_baseline(file, pair)
             status = await app.rollouts.start(plan, again=again, replace=replace)
             return await _watch(app, plan.name, as_json) if watch else status
 
@@ -131,73 +133,139 @@ def status(
     _tell(process.run(look(bare_app(database))), as_json, watched=watch)
 
 
-@rollout.command()
-def advance(
-    name: Named,
-    reason: Reason = "",
-    by: By = "",
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
-    """Go on to the next stage now; you answer for evidence that is missing.
+def _command(order: Order, does: str) -> None:
+    """A command that gives this order."""
+
+    def give(
+        name: Named,
+        reason: Reason = "",
+        by: By = "",
+        database: Database = None,
+        as_json: Json = False,
+    ) -> None:
+        _order(name, order, Wish(reason, by), database, as_json)
+
+    give.__doc__ = does
+    rollout.command(order)(give)
+
+
+_command(
+    "advance",
+    """Go on to the next stage now; you answer for what is missing.
 
     \b
     Examples:
       aura rollout advance aura.yaml --reason "compared by hand"
-    """
-    _order(name, "advance", reason, by, database, as_json)
-
-
-@rollout.command()
-def hold(
-    name: Named,
-    reason: Reason = "",
-    by: By = "",
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
+    """,
+)
+_command(
+    "hold",
     """Keep the weights as they are until someone says what to do.
+
+    When it is resumed, its stage begins anew: evidence, time and approvals.
+    A gradual rollback stops where it is.
 
     \b
     Examples:
-      aura rollout hold aura.yaml --reason "release freeze"
-    """
-    _order(name, "hold", reason, by, database, as_json)
+      aura rollout hold aura.yaml --reason "look at the logs"
+    """,
+)
+_command(
+    "pause",
+    """Keep the weights as they are and stop the clock; guards go on watching.
 
+    When it is resumed, its stage goes on where it was.
 
-@rollout.command()
-def resume(
-    name: Named,
-    reason: Reason = "",
-    by: By = "",
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
-    """Let a rollout that is held go on; its stage's time begins anew.
+    \b
+    Examples:
+      aura rollout pause aura.yaml --reason "release freeze"
+    """,
+)
+_command(
+    "resume",
+    """Let a rollout that is held or paused go on.
 
     \b
     Examples:
       aura rollout resume aura.yaml
-    """
-    _order(name, "resume", reason, by, database, as_json)
+    """,
+)
+_command(
+    "retry",
+    """Begin the stage anew: its evidence, its time and its approvals.
 
-
-@rollout.command()
-def rollback(
-    name: Named,
-    reason: Reason = "",
-    by: By = "",
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
+    \b
+    Examples:
+      aura rollout retry aura.yaml --reason "the cache was cold"
+    """,
+)
+_command(
+    "rollback",
     """Send all traffic back to the baseline, at once.
 
     \b
     Examples:
       aura rollout rollback aura.yaml --reason "wrong prices"
       aura rollout rollback replace-legacy
+    """,
+)
+
+
+@rollout.command()
+def skip(
+    name: Named,
+    stage: Annotated[str, typer.Option(help="The later stage to go on to.", show_default=False)],
+    reason: Reason = "",
+    by: By = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Go on to a later stage now; you answer for what is missing.
+
+    \b
+    Examples:
+      aura rollout skip aura.yaml --stage 50% --reason "tested elsewhere"
     """
-    _order(name, "rollback", reason, by, database, as_json)
+    _order(name, "skip", Wish(reason, by, stage), database, as_json)
+
+
+@rollout.command()
+def approve(
+    name: Named,
+    stage: Annotated[
+        str,
+        typer.Option(help="The stage that is approved. Default: the present one."),
+    ] = "",
+    refuse: Annotated[bool, typer.Option("--refuse", help="Refuse to approve it.")] = False,
+    reason: Reason = "",
+    by: By = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Approve that the present stage is passed, or refuse to.
+
+    \b
+    Examples:
+      aura rollout approve aura.yaml --stage 50% --by ann --reason "looks good"
+      aura rollout approve replace-legacy --refuse --by ann --reason "wrong prices"
+    """
+    wanted = rollout_name(name)
+
+    async def tell(app: Aura) -> tuple[RolloutStatus, bool]:
+        async with opened(app):
+            who = by or process.user()
+            status = await app.rollouts.approve(
+                wanted, stage=stage, by=who, reason=reason, ok=not refuse
+            )
+            return status, await _driver(app)
+
+    status, driven = process.run(tell(bare_app(database)))
+    what = "refused" if refuse else "approved"
+    if as_json:
+        print_json({"approval": what, "rollout": status.plain()})
+    else:
+        note(f"Stage {status.stage} of {wanted} is {what}. See: aura rollout status {wanted}")
+    _note_driver(driven)
 
 
 def _require_targets(file: Path, plan: Plan) -> None:
@@ -213,17 +281,17 @@ def _require_targets(file: Path, plan: Plan) -> None:
         )
 
 
-def _require_baseline(file: Path, plan: Plan) -> None:
+def _require_baseline(file: Path, pair: Pair) -> None:
     """When the plan's file has a gateway too and nothing has moved the split yet, what the gateway
     serves is the plan's baseline."""
     from aura.gateway import load_gateway
 
     config = load_gateway(file)
     for route in config.routes if config is not None else ():
-        if route.split == plan.split and route.baseline != plan.baseline:
+        if route.split == pair.split and route.baseline != pair.baseline:
             raise RolloutError(
                 f"{file}: {route.path} serves {route.baseline} now, the plan's baseline is "
-                f"{plan.baseline}: it would move everybody there at once",
+                f"{pair.baseline}: it would move everybody there at once",
                 hint=f"Write `baseline: {route.baseline}`, or say that you mean it with --replace",
             )
 
@@ -243,14 +311,24 @@ def rollout_name(given: str) -> str:
     return given
 
 
-def _order(
-    name: str, order: Order, reason: str, by: str, database: str | None, as_json: bool
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What comes with an order: why, who gives it, and the stage that it names."""
+
+    reason: str
+    by: str
+    stage: str = ""
+
+
+def _order(name: str, order: Order, wish: Wish, database: str | None, as_json: bool) -> None:
     wanted = rollout_name(name)
 
     async def give(app: Aura) -> tuple[RolloutStatus, bool]:
         async with opened(app):
-            status = await app.rollouts.order(wanted, order, reason=reason, by=by or process.user())
+            by = wish.by or process.user()
+            status = await app.rollouts.order(
+                wanted, order, reason=wish.reason, by=by, to=wish.stage
+            )
             return status, await _driver(app)
 
     status, driven = process.run(give(bare_app(database)))
@@ -258,9 +336,13 @@ def _order(
         print_json({"order": order, "rollout": status.plain()})
     else:
         note(f"Rollout {wanted} is told to {order}. See: aura rollout status {wanted}")
+    _note_driver(driven)
+
+
+def _note_driver(driven: bool) -> None:
     if not driven:
         note(
-            "The order is recorded, but no live worker is there to carry it out. Start one with: "
+            "That is recorded, but no live worker is there to carry it out. Start one with: "
             "aura worker MODULE:APP, or aura serve MODULE:APP"
         )
 
@@ -335,16 +417,32 @@ def _row(status: RolloutStatus) -> tuple[RenderableType, ...]:
 
 
 def picture(status: RolloutStatus) -> Group:
-    """A rollout for people: head, traffic, stages, guards."""
+    """A rollout for people: head, traffic, stages, guards; of each split that it moves."""
     head = Text.assemble(
         (f"{clean(status.name)}  ", "bold"),
         styled(status.state),
         f"  stage {clean(status.stage)}  ({one_line(status.reason, 120)})",
     )
-    return Group(head, _traffic(status), Text(), _stages(status), Text(), _guards(status))
+    parts: list[RenderableType] = [head, *_approvals(status)]
+    parts += [Text(f"note: {clean(note)}", style="yellow") for note in status.notes]
+    parts += [_traffic(status), Text(), _stages(status), Text(), _guards(status)]
+    for pair in status.together:
+        title = Text(f"together with split {clean(pair.split)}", style="bold")
+        parts += [Text(), title, _traffic(pair), Text(), _stages(pair), Text(), _guards(pair)]
+    return Group(*parts)
 
 
-def _traffic(status: RolloutStatus) -> Table:
+def _approvals(status: RolloutStatus) -> list[Text]:
+    wanted = status.approval
+    if wanted is None:
+        return []
+    given = ", ".join(map(clean, wanted.given)) or "nobody yet"
+    people = f" of {', '.join(map(clean, wanted.people))}" if wanted.people else ""
+    asked = "" if wanted.asked_at is None else ", asked for"
+    return [Text(f"approvals: {wanted.needed} needed{people}; given by {given}{asked}")]
+
+
+def _traffic(status: RolloutStatus | PairStatus) -> Table:
     bars = table(("TRAFFIC", "", ">"), ())
     for arm in (status.baseline, status.candidate):
         share = status.weights.get(arm, 0.0)
@@ -352,7 +450,7 @@ def _traffic(status: RolloutStatus) -> Table:
     return bars
 
 
-def _stages(status: RolloutStatus) -> Table:
+def _stages(status: RolloutStatus | PairStatus) -> Table:
     columns = (*("STAGE", "VERDICT", "ARM", ">REQUESTS", ">ERRORS", ">FALLBACKS", ">p50", ">p95"),)
     rows: list[tuple[RenderableType, ...]] = []
     for stage in status.stages:
@@ -376,7 +474,7 @@ def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms"
 
 
-def _guards(status: RolloutStatus) -> Table:
+def _guards(status: RolloutStatus | PairStatus) -> Table:
     rows = [
         (
             one.guard,

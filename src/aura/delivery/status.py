@@ -136,9 +136,16 @@ class RolloutStatus:
     in_flight: InFlight | None = None
 
     @property
+    def pairs(self) -> tuple[PairStatus, ...]:
+        """All splits that it moves, its own first."""
+        arms = self.split, self.baseline, self.candidate
+        own = PairStatus(*arms, self.epoch, self.stages, self.weights, self.evidence)
+        return own, *self.together
+
+    @property
     def splits(self) -> tuple[str, ...]:
-        """All splits that it moves."""
-        return self.split, *(pair.split for pair in self.together)
+        """Their names."""
+        return tuple(pair.split for pair in self.pairs)
 
     @property
     def ended(self) -> bool:

@@ -1,0 +1,173 @@
+"""`aura rollout history` and `backtest`: what was done, and what another plan would have done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from aura.app import Aura
+from aura.cli import process
+from aura.cli.loading import bare_app, opened
+from aura.cli.options import Database, Json
+from aura.cli.output import clean, note, one_line, print_json, show, table
+from aura.cli.rollout import Named, rollout_name
+from aura.cli.rollout import rollout as rollout
+from aura.delivery.backtest import Backtest, Replay
+from aura.delivery.observation import Observation
+from aura.delivery.plan import Plan, load_plan
+from aura.delivery.status import RolloutStatus
+from aura.errors import CodecError, ConfigError, RolloutError
+
+CAVEAT = (
+    "Units were assigned by the recorded weights; how many the plan would have hit with its own "
+    "is an estimate. Approvals count as given, orders of people are not repeated."
+)
+
+
+@rollout.command()
+def history(name: Named, database: Database = None, as_json: Json = False) -> None:
+    """Show what was done in a rollout, and in earlier ones of its name.
+
+    \b
+    Examples:
+      aura rollout history replace-legacy
+      aura rollout history aura.yaml --json
+    """
+    wanted = rollout_name(name)
+
+    async def look(app: Aura) -> list[RolloutStatus]:
+        async with opened(app):
+            return await app.rollouts.past(wanted)
+
+    found = process.run(look(bare_app(database)))
+    if as_json:
+        print_json({"rollouts": [_plain(status) for status in found]})
+        return
+    columns = ("=RUN", "=AT", "=WHAT", "BY", "REASON")
+    show(table(columns, (row for status in found for row in _events(status))))
+
+
+@rollout.command()
+def backtest(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The plan to try.", show_default=False)
+    ],
+    on: Annotated[
+        str, typer.Option(metavar="NAME", help="The rollout whose observations are replayed.")
+    ] = "",
+    run: Annotated[
+        str, typer.Option(help="Of several rollouts of that name, the one with this run.")
+    ] = "",
+    observations: Annotated[
+        Path | None,
+        typer.Option(help="Observations instead, as JSON lines.", show_default=False),
+    ] = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Replay recorded observations against a plan: what it would have done.
+
+    Nothing is changed. Units were assigned by the weights of then.
+
+    \b
+    Examples:
+      aura rollout backtest careful.yaml --on replace-legacy
+      aura rollout backtest careful.yaml --observations friday.jsonl --json
+    """
+    plan = load_plan(file)
+    if bool(on) == (observations is not None):
+        raise ConfigError("nothing says what to replay", hint="Give --on NAME or --observations")
+    if observations is not None:
+        _tell(replayed(plan, observations), None, as_json)
+        return
+
+    async def replay(app: Aura) -> tuple[Backtest, RolloutStatus]:
+        async with opened(app):
+            status = _chosen(await app.rollouts.past(rollout_name(on)), run)
+            made = Replay(plan, status.opened[1] if status.opened else None)
+            async for one, written in app.rollouts.recorded(status, plan):
+                made.see(one, written)
+            return made.result(), status
+
+    _tell(*process.run(replay(bare_app(database))), as_json)
+
+
+def replayed(plan: Plan, path: Path) -> Backtest:
+    """A backtest on a file with an observation as JSON on each line. Raises ConfigError."""
+    made = Replay(plan)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the observations cannot be read: {error.strerror}", hint="Check the path"
+        ) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            made.see(Observation.from_json(line))
+        except CodecError as error:
+            raise ConfigError(f"{path}:{number}: {error.message}", hint=error.hint) from error
+    return made.result()
+
+
+def _chosen(found: list[RolloutStatus], run: str) -> RolloutStatus:
+    for status in reversed(found):
+        if not run or status.run == run:
+            return status
+    known = ", ".join(status.run for status in found)
+    raise RolloutError(f"no rollout of that name has the run {run}", hint=f"There are {known}")
+
+
+def _tell(found: Backtest, recorded: RolloutStatus | None, as_json: bool) -> None:
+    if as_json:
+        known = {"recorded": _plain(recorded)} if recorded else {}
+        print_json({"backtest": asdict(found), **known, "caveat": CAVEAT})
+        return
+    rows: list[tuple[RenderableType, ...]] = [
+        (
+            _after(one.at - found.began),
+            one.what,
+            clean(one.stage),
+            f"{one.weight:.2%}",
+            one_line(one.reason, 110),
+        )
+        for one in found.history
+    ]
+    end = f"{found.state}: {found.reason}"
+    rows.append(
+        (_after(found.ended - found.began), "end", clean(found.stage), f"{found.weight:.2%}",
+         one_line(end, 110))
+    )  # fmt: skip
+    show(table((">AFTER", "=WHAT", "STAGE", ">WEIGHT", "REASON"), rows))
+    hits, then = found.hits, found.recorded
+    show(
+        f"Of {found.observations:,} observations, {hits.requests:,} are requests of {hits.units:,} "
+        f"units that failed on the candidate before that end; about {found.expected:,.1f} "
+        f"with this plan's weights. In the whole record: {then.requests:,} of {then.units:,}."
+    )
+    for text in (*found.notes, CAVEAT):
+        note(text)
+
+
+def _events(status: RolloutStatus) -> Iterable[tuple[RenderableType, ...]]:
+    for event in status.history:
+        when = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="seconds")
+        yield status.run, when, event.what, clean(event.by), one_line(event.reason, 110)
+
+
+def _plain(status: RolloutStatus) -> dict[str, Any]:
+    plain = status.plain()
+    return {name: plain[name] for name in ("name", "run", "split", "state", "stage", "history")}
+
+
+def _after(seconds: float) -> str:
+    minutes, rest = divmod(max(0.0, seconds), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}"
