@@ -1,6 +1,7 @@
 """Durable AI workflows that you can change in production."""
 
 from aura.app import Aura, Config
+from aura.delivery.flow import choose
 from aura.engine.definition import Workflow
 from aura.engine.durable import (
     idempotency_key,
@@ -54,6 +55,7 @@ __all__ = [
     "emit",
     "patched",
     "continue_as_new",
+    "choose",
     "AuraError",
     "NonRetryable",
     "RunFailed",

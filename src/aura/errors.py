@@ -60,6 +60,7 @@ AuraError
 ├── RolloutError           an order that does not fit the rollout's state
 │   └── Incompatible       the candidate cannot stand in for the baseline
 ├── ExperimentError        no such experiment, or an order that does not fit its state
+├── FlowError              a choice among paths that cannot be made as it was asked for
 ├── DecommissionError      a target that cannot be taken out of service like that
 ├── AlertFailed            an alert that could not be delivered
 ├── ScheduleError          no such schedule, or an order that does not fit it
@@ -370,6 +371,10 @@ class Incompatible(RolloutError):
     def __init__(self, message: str, *, reasons: tuple[str, ...], hint: str = "") -> None:
         self.reasons = reasons
         super().__init__(message, hint=hint)
+
+
+class FlowError(AuraError):
+    """A choice among paths, or what is learnt from it, cannot be as it was asked for."""
 
 
 class DecommissionError(AuraError):

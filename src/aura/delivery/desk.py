@@ -11,6 +11,7 @@ from aura.clock import Clock
 from aura.delivery.admission import admit
 from aura.delivery.catalog import Catalog
 from aura.delivery.experiments import Assignment, Experiments
+from aura.delivery.flow import Flows
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry
 from aura.store.base import Store, Sweep, Writer
@@ -22,6 +23,7 @@ class Desk:
     rollouts: Rollouts
     experiments: Experiments
     catalog: Catalog
+    flows: Flows
 
     def observe(
         self,
@@ -54,6 +56,8 @@ class Desk:
         self.rollouts = rollouts
         self.experiments = Experiments(rollouts)
         self.catalog = Catalog(registry)
+        self.flows = Flows()
+        registry.lent[Flows] = self.flows
         for workflow in (*rollouts.workflows, self.experiments.engine.workflow):
             registry.add(workflow)
 
@@ -62,6 +66,7 @@ class Desk:
         self.rollouts.admit = partial(admit, self.catalog, clock)
         self.rollouts.open(store, writer, clock, start, run)
         self.experiments.open(store, writer, clock, start)
+        self.flows.open(store, writer, clock)
 
     async def _close_desk(self) -> None:
         self.experiments.close()
@@ -69,4 +74,5 @@ class Desk:
         await self.rollouts.close()
 
     async def _sweep_desk(self, age: float) -> Sweep:
-        return await self.experiments.sweep_plan(await self.rollouts.sweep_plan(age))
+        plan = await self.experiments.sweep_plan(await self.rollouts.sweep_plan(age))
+        return await self.flows.sweep_plan(plan)

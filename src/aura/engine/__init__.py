@@ -3,6 +3,7 @@
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.durable import cancelled
 from aura.engine.handle import Results, Run
+from aura.engine.lent import borrow, here
 from aura.engine.queues import Queue, Queues
 from aura.engine.receive import receive
 from aura.engine.retry import Retry
@@ -25,7 +26,9 @@ __all__ = [
     "Worker",
     "WorkerOptions",
     "Workflow",
+    "borrow",
     "cancelled",
+    "here",
     "receive",
     "step",
 ]

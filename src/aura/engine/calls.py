@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ from aura.store.session import Isolation, Session
 
 if TYPE_CHECKING:
     from aura.engine.children import Family
+    from aura.engine.tenure import Tenure
 
 
 def _no_session(_: Isolation | None) -> Session:
@@ -47,6 +48,8 @@ class Services:
     family: Family | None = None
     history: HistoryLimits = field(default_factory=HistoryLimits)
     durability: Durability = "sync"
+    tenure: Tenure | None = None
+    lent: Mapping[type, object] = field(default_factory=dict)
 
 
 class Call(NamedTuple):

@@ -103,9 +103,10 @@ class Resolver(Protocol):
 
 
 class Registry:
-    """The workflows of this process."""
+    """The workflows of this process, and in `lent` what the code of their runs can borrow."""
 
     def __init__(self) -> None:
+        self.lent: dict[type, object] = {}
         self._workflows: dict[tuple[str, str], Workflow[..., Any]] = {}
 
     def add(self, workflow: Workflow[..., Any]) -> None:
@@ -125,11 +126,13 @@ class Registry:
             raise self._unknown(name, version) from None
 
     def resolve(self, workflow: str, key: str) -> str:  # noqa: ARG002  (the Resolver's shape)
-        """The highest version."""
-        versions = [version for name, version in self._workflows if name == workflow]
+        """The highest version that is released; a pre-release only when there is nothing else."""
+        versions = [
+            semver.Version.parse(version) for name, version in self._workflows if name == workflow
+        ]
         if not versions:
             raise self._unknown(workflow, None)
-        return max(versions, key=semver.Version.parse)
+        return str(max(versions, key=lambda one: (one.prerelease is None, one)))
 
     def versions(self) -> tuple[tuple[str, str], ...]:
         return tuple(self._workflows)

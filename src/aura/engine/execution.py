@@ -164,6 +164,11 @@ class Execution:
         return self._services.session(isolation)
 
     @property
+    def lent(self) -> Mapping[type, object]:
+        """What the app lends to the code of its runs."""
+        return self._services.lent
+
+    @property
     def around(self) -> Sequence[Middleware]:
         return self._services.around
 
@@ -308,6 +313,8 @@ class Execution:
             await self.recorder.durable()
             if self._release_at is not None:
                 await asyncio.get_running_loop().create_future()  # until the others have ended
+        else:
+            await self.recorder.durable(self.recorder.values)
         self.steps_in_flight += 1
         self.effects_in_flight += not step.idempotent
         try:
@@ -327,7 +334,8 @@ class Execution:
         if entry is not None:
             return plain(entry.output)
         made = make() if self.shadow is None else self.shadow.value(key, name, make)
-        self.recorder.record(Call(key, "", None), "value", output=to_json(made), later=True)
+        seq = self.recorder.record(Call(key, "", None), "value", output=to_json(made), later=True)
+        self.recorder.values = seq
         return made
 
     async def sleep_until(self, lane: Lane, name: str, when: Callable[[], float]) -> None:
@@ -346,6 +354,13 @@ class Execution:
             self.recorder.record(Call(key, "", None), "sleep", output=to_json(at))
         await self.wait_until(at)
         await self.answer(Call(key + "/woke", "", None), "woke", later=True)
+
+    async def hold_lease(self) -> None:
+        """Return when nobody else can have the run. Raises what has stopped it meanwhile."""
+        tenure = self._services.tenure
+        while tenure is not None and tenure.over:
+            await tenure.hold()
+            self.raise_if_stopped()
 
     def peek(self, key: str) -> Entry | None:
         """What the journal has under a key that has not been asked for yet."""

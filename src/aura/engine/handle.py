@@ -32,6 +32,7 @@ from aura.store.base import (
     PRIORITIES,
     SETTLED,
     Announce,
+    AppendFeed,
     Entry,
     Outcome,
     Priority,
@@ -65,7 +66,7 @@ class Results:
         self._waiters: dict[str, list[asyncio.Future[RunRecord | None]]] = {}
         self._local: Callable[[str], bool] = lambda _: False
         self._hand: Callable[[SendSignal, Sent, float], None] | None = None
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._watchers: dict[str, dict[asyncio.Event, None]] = {}  # in the order they came
         self._closed = False
 
     def open(self, local: Callable[[str], bool]) -> None:
@@ -182,12 +183,12 @@ class Results:
         """An event that is set when one of the topics is heard, and once per slow poll."""
         event = asyncio.Event()
         for topic in topics:
-            self._watchers.setdefault(topic, set()).add(event)
+            self._watchers.setdefault(topic, {})[event] = None
         try:
             yield event
         finally:
             for topic in topics:
-                self._watchers[topic].discard(event)
+                self._watchers[topic].pop(event, None)
                 if not self._watchers[topic]:
                     del self._watchers[topic]
 
@@ -318,6 +319,23 @@ class Run(Generic[R]):
         return Run(
             made.id, self._store, self._writer, self._results, self._slot, self._limits
         )  # fmt: skip
+
+    async def reward(self, name: str, value: float) -> None:
+        """Tell what the run's choices `name` (`aura.choose`) were worth, from 0 to 1, be it days
+        later; durable when this returns. Choices that have a reward already keep it. Raises
+        InvalidInput."""
+        self._results.require_open()
+        check_signal_name(name)
+        given: object = value
+        if not (isinstance(given, int | float) and 0 <= given <= 1):
+            raise InvalidInput(
+                f"the reward {value!r:.60} of {name}", hint="Give a number from 0 to 1"
+            )
+        body = {"kind": "reward", "run": self.id, "value": value}
+        if await held_back("reward", name, to_json(body), self.id):
+            return
+        await settle_dependencies()
+        await self._writer.submit(AppendFeed(f"choices/{name}", (to_json(body),)))
 
     async def signal(
         self,

@@ -53,7 +53,9 @@ ASIDE = "shadow-"
 PAYLOAD = Slot(Any, "a payload")
 _COPIED = ("now", "random", "uuid")
 _NAP = 0.2  # seconds until a read that failed is tried again
-_CALL = Literal["step", "compensation", "event", "signal", "cancel", "requeue", "update", "fork"]
+_CALL = Literal[
+    "step", "compensation", "event", "signal", "cancel", "requeue", "update", "fork", "reward"
+]
 _Answer = Literal["baseline", "stub", "nothing", "none"]
 
 

@@ -39,6 +39,7 @@ from aura.engine.middleware import Middleware
 from aura.engine.moving import ASIDE
 from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.storeclock import StoreClock
+from aura.engine.tenure import Tenure
 from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
 from aura.store.base import (
     Claim,
@@ -59,6 +60,7 @@ log = logging.getLogger("aura.worker")
 
 _CLAIM_AT_ONCE = 100
 _TURN = 0.02  # seconds until the next run is asked for, of those that a worker is for
+_CLEANUP = 5.0  # seconds at least that code has to clean up after it was cancelled
 _NAP = 0.05  # seconds between looks at what keeps a worker from closing
 _KEY_PATIENCE = 60.0  # seconds until a run whose key is missing is looked at again
 
@@ -102,6 +104,8 @@ class Worker:
         self._registry = registry
         self._clock = clock
         self._time = clock if isinstance(clock, StoreClock) else StoreClock(clock)
+        self._rejoin = asyncio.Event()
+        self._tenure = Tenure(clock, options.lease, self._rejoin.set)
         self._options = options
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="aura-step")
         self._results = results
@@ -111,6 +115,7 @@ class Worker:
             around=around,
             session=functools.partial(store.session, limit=options.lease / 2),
             family=self._family, history=options.history, durability=options.durability,
+            lent=registry.lent, tenure=self._tenure,
         )  # fmt: skip
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -124,7 +129,6 @@ class Worker:
         self._away = False
         self._joined = False
         self._claiming = False
-        self._rejoin = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
@@ -141,16 +145,24 @@ class Worker:
         ]
 
     async def close(self) -> None:
-        """Stop claiming, let steps that are under way end, release the rest, give up the lease."""
+        """Stop claiming, let steps that are under way end, release the rest, give up the lease.
+
+        What has not ended after two times `grace` is left where it is, and said to be: its code
+        goes on although it was cancelled. It can write nothing, and another worker takes the run.
+        """
         self._stopping = True
         self._unlisten()
         self._results.hand_to(None)
         self._loops[0].cancel()
         give_up = self._clock.monotonic() + self._options.grace
         while self._tasks or self._reserved:
+            late = self._clock.monotonic() - give_up
             for execution in tuple(self._executions.values()):
-                if not execution.effects_in_flight or self._clock.monotonic() > give_up:
+                if not execution.effects_in_flight or late > 0:
                     execution.suspend()
+            if late > max(self._options.grace, _CLEANUP):
+                self._leave_what_goes_on()
+                break
             if self._tasks:
                 await asyncio.wait(self._tasks.values(), timeout=_NAP)
             else:
@@ -161,6 +173,15 @@ class Worker:
         with contextlib.suppress(StoreUnavailable):  # then the lease simply runs out
             await self._writer.submit(Heartbeat(self.id, 0.0))
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _leave_what_goes_on(self) -> None:
+        for execution in self.under_way:
+            execution.lose(LeaseLost(f"run {execution.id}: its worker has closed"))
+            log.error(
+                "run %s (%s) does not end although it was cancelled: its code swallows "
+                "CancelledError, or waits without end to clean up. Its worker closes without it",
+                execution.id, execution.workflow,
+            )  # fmt: skip
 
     def start(self, op: StartRun) -> asyncio.Future[Outcome]:
         """Submit a new run, in this worker's name if it has room and knows the workflow.
@@ -236,6 +257,9 @@ class Worker:
             return
         if self._claiming or run.id in self._starting:
             self._begun.add((run.id, run.epoch))
+        before = self._executions.get(run.id)
+        if before is not None:  # it was lost, and has come back before this was noticed
+            before.lose(LeaseLost(f"run {run.id} was taken over meanwhile, and is here again"))
         workflow = self._registry.get(run.workflow, run.version)
         execution = Execution(self._services, workflow, claimed)
         recovered = mark(claimed)
@@ -246,7 +270,7 @@ class Worker:
         self._tasks[run.id] = task
         self._mail.arrived(run.id)
         task.add_done_callback(lambda done: self._ended(execution, done))
-        if run.recoveries and claimed.journal:
+        if claimed.taken_over and claimed.journal:
             log.info("run %s recovered with %d entries", run.id, len(claimed.journal))
 
     def _forget_begun(self) -> None:
@@ -423,15 +447,31 @@ class Worker:
                 "written": self._writer.written(),
             }
         )
-        await self._writer.submit(Heartbeat(self.id, self._options.lease, info))
+        asked, name = self._clock.monotonic(), self.id
+        await self._writer.submit(Heartbeat(name, self._options.lease, info))
+        if self._tenure.over:
+            await self._leave_what_is_lost()
+        if name != self.id:
+            return  # renounced meanwhile
+        self._tenure.extend(asked)
         self._joined = True
         self._mail.look_at_all()
+
+    async def _leave_what_is_lost(self) -> None:
+        """The lease was over for a while: others may have taken runs."""
+        executions = self.under_way
+        found = await self._store.runs_by_id([one.id for one in executions]) if executions else []
+        epochs = {run.id: run.epoch for run in found}
+        for one in executions:
+            if epochs.get(one.id, one.record.epoch) != one.record.epoch:
+                one.lose(LeaseLost(f"run {one.id} was taken over while this worker stood still"))
 
     def renounce(self, reason: Exception) -> None:
         """Give up all runs and join again under a new name: what the old one wrote last is not
         known, and its runs are free for all when its lease is over."""
         log.warning("worker %s gives up %d runs: %s", self.id, len(self._executions), reason)
         self._joined = False
+        self._tenure.end()
         self.id = _new_id()
         for execution in tuple(self._executions.values()):
             execution.lose(LeaseLost(f"run {execution.id}: {reason}"))
