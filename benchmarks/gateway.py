@@ -1,6 +1,7 @@
 """What the gateway adds to a call: the same steady load directly and through it, by turns.
 
     python -m benchmarks.gateway [--rate 200] [--seconds 5] [--rounds 5] [--json]
+    python -m benchmarks.gateway --shadow        ... and with every request copied to a candidate
     python -m benchmarks.gateway --clients       the HTTP clients a gateway could be built on
 
 Three processes: a target (uvicorn, a small JSON echo), the gateway in front of it, and this one,
@@ -8,6 +9,10 @@ which sends requests at fixed moments whether or not earlier ones were answered 
 that a stall is charged to every request that had to wait for it. The latency of a request counts
 from the moment at which it was due. The figure to reach: at most 3 ms more at the 95th percentile
 at 200 requests per second.
+
+With `--shadow` a second gateway copies each request to a second target and compares the answers;
+`shadow` is what that adds to the users' requests. The copies take processor time of the machine
+that the users' requests would have had: on few cores that is seen, beyond that nothing waits.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import uvicorn
 import uvloop
 
 from aura.clock import SystemClock
+from aura.delivery.split import Arm, Split
 from aura.gateway import (
     Gateway,
     GatewayConfig,
@@ -37,6 +43,7 @@ from aura.gateway import (
     HttpTarget,
     Request,
     Route,
+    WorkflowSpec,
     server_config,
 )
 from aura.gateway.build import build_holders, build_targets
@@ -76,17 +83,24 @@ def serve_target(port: int) -> None:
     uvicorn.Server(config).run()
 
 
-def serve_gateway(port: int, behind: int) -> None:
-    """The gateway's process."""
+def serve_gateway(port: int, behind: int, mirror: int | None) -> None:
+    """The gateway's process; with `mirror` that port gets a copy of each request."""
     route = Route(
         "/echo", split="echo", baseline="echo", unit=UnitSource("header", "x-user-id"), sla=1.0
     )
-    config = GatewayConfig((route,), {"echo": HttpSpec(f"http://{HOST}:{behind}")})
+    targets: dict[str, HttpSpec | WorkflowSpec] = {"echo": HttpSpec(f"http://{HOST}:{behind}")}
+    if mirror is not None:
+        targets["copy"] = HttpSpec(f"http://{HOST}:{mirror}")
+    config = GatewayConfig((route,), targets)
     clock = SystemClock()
+    holders = build_holders(config)
+    if mirror is not None:
+        arms = (Arm("echo", 1.0), Arm("copy", 0.0))
+        holders["echo"].offer(Split("echo", 1, "seed", arms, mirror="copy"))
     gateway = Gateway(
         config,
         targets=build_targets(config, runner=None, clock=clock),
-        splits=build_holders(config),
+        splits=holders,
         observe=lambda _: None,
         clock=clock,
     )
@@ -250,6 +264,30 @@ def measure(rate: float, seconds: float, rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_shadow(rate: float, seconds: float, rounds: int) -> dict[str, Any]:
+    """Two gateways in front of one target, of which one copies everything to another target."""
+    target, candidate, plain, shadow = free_ports(4)
+    with contextlib.ExitStack() as servers:
+        servers.enter_context(process("--target", target))
+        servers.enter_context(process("--target", candidate))
+        servers.enter_context(process("--gateway", plain, "--behind", target))
+        servers.enter_context(
+            process("--gateway", shadow, "--behind", target, "--mirror", candidate)
+        )
+        ports = {"gateway": plain, "shadow": shadow}
+        found = uvloop.run(by_turns(ports, rate, seconds, rounds))
+    without, copied = medians(found["gateway"]), medians(found["shadow"])
+    return {
+        "rate": rate,
+        "seconds": seconds,
+        "rounds": rounds,
+        "gateway_ms": without,
+        "shadow_ms": copied,
+        "added_ms": {name: round(copied[name] - without[name], 3) for name in without},
+        "each_round_ms": found,
+    }
+
+
 async def client_costs(port: int, count: int) -> dict[str, dict[str, float]]:
     """Quantiles and processor time in ms per call for each client, one call after the other."""
     found: dict[str, dict[str, float]] = {}
@@ -281,7 +319,8 @@ def measure_clients(count: int) -> dict[str, dict[str, float]]:
 
 def report(found: dict[str, Any]) -> str:
     """The figures as a table."""
-    rows = [("direct", "direct_ms"), ("gateway", "gateway_ms"), ("added", "added_ms")]
+    names = ("direct", "gateway", "shadow", "added")
+    rows = [(name, f"{name}_ms") for name in names if f"{name}_ms" in found]
     lines = [
         f"{found['rate']:g} requests/s, {found['rounds']} rounds of {found['seconds']:g} s each, "
         "medians of the rounds, ms",
@@ -307,10 +346,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", action="store_true", help="compare HTTP clients instead")
+    parser.add_argument("--shadow", action="store_true", help="what copying everything adds")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--target", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--gateway", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--behind", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--mirror", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -320,12 +361,13 @@ def main() -> None:
     if given.target:
         serve_target(given.target)
     elif given.gateway:
-        serve_gateway(given.gateway, given.behind)
+        serve_gateway(given.gateway, given.behind, given.mirror)
     elif given.clients:
         clients = measure_clients(1000)
         print(json.dumps(clients) if given.json else report_clients(clients))
     else:
-        found = measure(given.rate, given.seconds, given.rounds)
+        what = measure_shadow if given.shadow else measure
+        found = what(given.rate, given.seconds, given.rounds)
         print(json.dumps(found) if given.json else report(found))
 
 

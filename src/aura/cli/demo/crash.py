@@ -22,6 +22,7 @@ from aura.cli.demo.processes import Child
 from aura.cli.demo.traffic import Traffic
 from aura.clock import Clock
 from aura.delivery.rollout import WORKFLOW as ROLLOUT
+from aura.engine.shadow import is_shadow
 from aura.errors import DemoFailed
 from aura.store.base import Entry, RunFilter, RunRecord
 
@@ -114,7 +115,7 @@ class CrashFigures:
                          second idempotency key, over all runs
     `effects`, `effect_attempts`  different idempotency keys, and rows, in the ledger: an attempt
                          that was killed before its acknowledgement is repeated under its key
-    `missing_effects`    completed runs without their effect
+    `missing_effects`    completed runs without their effect; shadow runs have none
     """
 
     killed_runs: int
@@ -243,7 +244,9 @@ def crash_figures(
     results = results_of(journals)
     fates = tuple(_fate(kill, held, runs, journals) for held in kill.runs) if kill else ()
     completed = {
-        run.id for run in runs.values() if run.state == "completed" and run.workflow != ROLLOUT
+        run.id
+        for run in runs.values()
+        if run.state == "completed" and run.workflow != ROLLOUT and not is_shadow(run.queue)
     }
     keys = {effect.key for effect in effects}
     return CrashFigures(
