@@ -3,11 +3,14 @@
     worker DATABASE                                drives rollouts; told `go after|before POINT` it
                                                    kills itself at that commit (`go freeze POINT`:
                                                    it stops itself just before it)
+    jobs DATABASE RUN...                           the same with a workflow `job`, of whose 2.0.0 it
+                                                   starts these runs when there are none
     follower DATABASE SPLIT deaf|blind             prints each epoch and when it heard of it; deaf:
                                                    hears no message, blind: never looks by itself
 
-Points are `split:<epoch>`, `status:<length of the history>`, `retirement:<the same>` and `<key of a journal entry>`. Each
-process prints "ready" when everything is imported and opens the database when its stdin says so.
+Points are `split:<epoch>`, `status:<length of the history>`, `retirement:<the same>` and
+`<key of a journal entry>`. Each process prints "ready" when everything is imported and opens the
+database when its stdin says so.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import aura.app
-from aura import Aura, Config
+from aura import Aura, Config, receive, step
 from aura.delivery import follower as follower_module
 from aura.delivery.split import Split
 from aura.store.base import Append, Op, Outcome, PutDocument, Store
@@ -37,11 +40,15 @@ def point_of(op: Op) -> str:
     if isinstance(op, PutDocument):
         body = json.loads(op.body)
         if op.kind == "split":
-            return f"split:{body['epoch']}"
+            return f"{'split' if body['name'] == 't' else body['name']}:{body['epoch']}"
         if op.kind == "retirement":
             return f"retirement:{len(body['history'])}"
         if op.kind == "rollout" and body["opened"]:
             return f"status:{len(body['history'])}"
+        if op.kind == "experiment" and body["opened"]:
+            return f"experiment:{len(body['history'])}"
+        if op.kind == "layer":
+            return f"layer:{len(body['tenants'])}"
     return ""
 
 
@@ -73,9 +80,31 @@ async def told() -> str:
     return await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
 
 
-async def worker(database: str) -> None:
+def with_jobs(app: Aura) -> Aura:
+    """The app with a workflow of two versions that does something and waits."""
+
+    @step
+    async def prepare(name: str) -> str:
+        return name
+
+    async def job(name: str) -> str:
+        await prepare(name)
+        return f"{name} {await receive('go')}"
+
+    for version in ("1.0.0", "2.0.0"):
+        app.workflow(version=version, name="job")(job)
+    return app
+
+
+async def jobs(database: str, *runs: str) -> None:
+    await worker(database, *runs)
+
+
+async def worker(database: str, *runs: str) -> None:
     open_store = aura.app.open_store
     app = Aura("test", config=Config(database=database, lease=LEASE, poll=0.05))
+    if runs:
+        with_jobs(app)
     print("ready", flush=True)
     _, *end = (await told()).split()
     if end:
@@ -86,6 +115,8 @@ async def worker(database: str) -> None:
 
         setattr(aura.app, "open_store", opened)  # noqa: B010
     async with app:
+        for run in runs:
+            await app.start("job", run, id=run, version="2.0.0")
         await told()
 
 
@@ -110,5 +141,5 @@ async def follower(database: str, split: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    act = worker if sys.argv[1] == "worker" else follower
+    act: Any = {"worker": worker, "jobs": jobs, "follower": follower}[sys.argv[1]]
     asyncio.run(act(*sys.argv[2:]))

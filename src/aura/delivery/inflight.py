@@ -75,6 +75,7 @@ class InFlightRuns:
         self._list: Step[..., Any] = Step(
             self._listed, name="in-flight", retry=_RETRY, idempotent=True
         )
+        self._fit: Step[..., Any] = Step(self._fitting, name="fit", retry=_RETRY, idempotent=True)
         self._ask: Step[..., Any] = Step(self._asked, name="ask", retry=_RETRY)
         self._settle: Step[..., Any] = Step(self._settled, name="settle", retry=_RETRY)
         self._report: Step[..., Any] = Step(
@@ -101,7 +102,8 @@ class InFlightRuns:
                 break
             for at in range(0, len(listed), BATCH):
                 batch = listed[at : at + BATCH]
-                outcomes = dict(await self._ask(batch, onto))
+                outcomes = dict(await self._fit(batch, onto))
+                await self._ask([one for one in batch if outcomes[one] == "asked"])
                 for _ in range(_ROUNDS):
                     left = [one for one in batch if outcomes[one] == "asked"]
                     if not left:
@@ -141,21 +143,29 @@ class InFlightRuns:
             }
         )
 
-    async def _asked(self, batch: list[str], onto: str) -> dict[str, str]:
-        """Ask runs to stop, those that are to be forked only when they can be."""
+    async def _fitting(self, batch: list[str], onto: str) -> dict[str, str]:
+        """Which runs are to be asked to stop, those that are to be forked only when they can be.
+
+        It is in the journal before any of them is asked: afterwards nobody could tell them from
+        those that have ended for other reasons.
+        """
         outcomes = {}
         for run_id in batch:
             run = await self._store.run(run_id)
             if run is None or run.state in SETTLED:
                 outcomes[run_id] = f"ended by itself: {run.state if run else 'deleted'}"
                 continue
-            unfit = await self._unfit(run_id, onto) if onto else ""
-            if unfit:
-                outcomes[run_id] = f"pinned: {unfit}"
+            if run.cancel_requested:
+                outcomes[run_id] = "is being cancelled by others"
                 continue
-            await self._writer.submit(RequestCancel(run_id))
-            outcomes[run_id] = "asked"
+            unfit = await self._unfit(run_id, onto) if onto else ""
+            outcomes[run_id] = f"pinned: {unfit}" if unfit else "asked"
         return outcomes
+
+    async def _asked(self, batch: list[str]) -> None:
+        """Ask runs to stop; harmless when they were asked before."""
+        for run_id in batch:
+            await self._writer.submit(RequestCancel(run_id))
 
     async def _unfit(self, run_id: str, version: str) -> str:
         if self._forks is None:
