@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from aura.delivery.guard import Guard, GuardState, judge
 from aura.errors import ConfigError
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import parse_gateway
 from aura.gateway.contract import ContractSpec, compile_contract, load_contract, read_document
 from aura.gateway.inferring import infer, read_examples, shape
+from aura.gateway.units import UnitSource
 from tests.gateway.conftest import Servers, Start, app_of, free_port, read_body, reply, split_of
 
 JSON = ((b"content-type", b"application/json; charset=utf-8"),)
@@ -388,3 +390,21 @@ def test_configurations_that_cannot_work(old: str, new: str, message: str) -> No
     assert old in FILE
     with pytest.raises(ConfigError, match=message):
         parse_gateway(FILE.replace(old, new))
+
+
+async def test_violations_trip_the_guard_of_errors(
+    start: Start, servers: Servers, document: str
+) -> None:
+    """The policy is to pass them: users get the candidate's answers, and the guard sees them."""
+    guard = GuardState(Guard(kind="errors", alpha=0.01), "legacy", "new")
+    spec = ContractSpec(openapi=document)
+    running = await serve(
+        start, servers, (b'{"id": 1}', b'{"id": "1"}'), contract=spec, weight=0.5,
+        unit=UnitSource("header", "x-user"),
+    )  # fmt: skip
+    for number in range(40):
+        await running.client.post("/orders", content=b"{}", headers={"x-user": f"u{number}"})
+    for seen in await running.observations(40):
+        assert seen.ok == (seen.arm == "legacy")
+        guard.fold(seen)
+    assert judge(guard, 0.5).verdict == "trip"
