@@ -354,10 +354,10 @@ def log_e_of(off: float, squared: float, n: int, rho: float, side: Side = "both"
     z = math.copysign(math.inf, off) if squared == 0 else off / math.sqrt(squared)
     z = max(-LARGEST_Z, min(LARGEST_Z, -z if side == "below" else z))
     x = n * rho**2
-    value = z * z * x / (2 * (x + 1)) - math.log1p(x) / 2
-    if side != "both":
-        value += math.log(2) + _log_normal_cdf(z * math.sqrt(x / (x + 1)))
-    return math.inf if squared == 0 and z > 0 else value
+    u = z * math.sqrt(x / (x + 1))
+    value = u * u / 2 if side == "both" else math.log(2) + _log_scaled_cdf(u)
+    certain = squared == 0 and (z > 0 or side == "both")
+    return math.inf if certain else value - math.log1p(x) / 2
 
 
 def p_value(log_e: float) -> float:
@@ -409,11 +409,11 @@ def _squared_error(candidate: Estimate, baseline: Estimate) -> float:
     return sum(arm.variance / arm.n for arm in (candidate, baseline) if arm.n)
 
 
-def _log_normal_cdf(z: float) -> float:
-    """ln Phi(z); far below by Mills' ratio (Abramowitz and Stegun 26.2.12)."""
+def _log_scaled_cdf(z: float) -> float:
+    """ln(Phi(z) e^(z^2/2)); far below by Mills' ratio (Abramowitz and Stegun 26.2.12)."""
     if z > -30:
-        return math.log(0.5 * math.erfc(-z / math.sqrt(2)))
-    return -z * z / 2 - math.log(-z * math.sqrt(2 * math.pi)) + math.log1p(-1 / z**2)
+        return math.log(0.5 * math.erfc(-z / math.sqrt(2))) + z * z / 2
+    return -math.log(-z * math.sqrt(2 * math.pi)) + math.log1p(-1 / z**2)
 
 
 def _finite(value: float) -> None:

@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aura.stats.eprocess import TINY, log_beta
+from aura.stats.eprocess import PRECISION, TINY, log_beta
 from aura.stats.means import PLANNED, ConfidenceSequence, boundary
 
 STEPS = 46
@@ -34,6 +34,8 @@ STEPS = 46
 
 GRID = 16
 """How finely the common level is scanned before the best one is narrowed down."""
+
+JUMP = 1e-9
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -146,7 +148,7 @@ def log_e_difference(
     def joint(p0: float) -> float:
         return pair.one(min(1.0, max(0.0, p0 + null))) + pair.two(p0)
 
-    return -_maximum(lambda p0: -joint(p0), max(0.0, -null), min(1.0, 1 - null))
+    return -_maximum(lambda p0: -joint(p0), max(0.0, -null), min(1.0, 1 - null))[0]
 
 
 class _Arm:
@@ -155,7 +157,11 @@ class _Arm:
     def __init__(self, counts: Counts, weight: float) -> None:
         self.counts = counts
         self.weight = weight
-        self.lowest = log_e_rate(counts, counts.rate, weight=weight)
+        # The lowest E need not be at the observed rate: with one event it can be towards 0.
+        found = _maximum(lambda rate: -self(rate), 0.0, 1.0)
+        edges = ((-self(rate), rate) for rate in (TINY, counts.rate, 1 - PRECISION))
+        highest, self.middle = max(found, *edges)
+        self.lowest = -highest
 
     def __call__(self, rate: float) -> float:
         return log_e_rate(self.counts, rate, weight=self.weight)
@@ -165,7 +171,7 @@ class _Arm:
         return self._bound(0.0, level), self._bound(1.0, level)
 
     def _bound(self, outside: float, level: float) -> float:
-        inside = self.counts.rate
+        inside = self.middle
         if inside == outside or (outside == 0 and self(TINY) < level):
             return outside
         for _ in range(STEPS):
@@ -197,22 +203,26 @@ class _Pair:
         def at(level: float) -> float:
             return contrast(up.bounds(level)[1], down.bounds(self.limit - level)[0])
 
-        return _maximum(at, up.lowest, self.limit - down.lowest)
+        # With one event (or all but one) E stays finite towards 0 (and 1), where a bound jumps.
+        jumps = (self.limit - down(TINY) - JUMP, up(1 - PRECISION) + JUMP)
+        low, high = up.lowest, self.limit - down.lowest
+        beside = [at(level) for level in jumps if low < level < high]
+        return max([_maximum(at, low, high)[0], *beside])
 
 
-def _maximum(function: Callable[[float], float], low: float, high: float) -> float:
-    """The largest value between low and high: a scan, then a golden-section search."""
+def _maximum(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """The largest value between low and high, and where: a scan, then a golden section."""
     points = [low + (high - low) * i / GRID for i in range(GRID + 1)]
     values = [function(point) for point in points]
     best = max(range(GRID + 1), key=lambda i: values[i])
+    found = (values[best], points[best])
     if math.isinf(values[best]):
-        return values[best]
+        return found
     low, high = points[max(0, best - 1)], points[min(GRID, best + 1)]
-    found = values[best]
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
     at_left, at_right = function(left), function(right)
     for _ in range(GRID * 2):
-        found = max(found, at_left, at_right)
+        found = max(found, (at_left, left), (at_right, right))
         if at_left > at_right:
             high, right, at_right = right, left, at_left
             left = high - GOLDEN * (high - low)
