@@ -244,7 +244,7 @@ def _require_workflows(app: Aura, config: GatewayConfig) -> None:
         if isinstance(spec, HttpSpec):
             continue
         try:
-            app.registry.get(spec.workflow, spec.version or app.registry.resolve(spec.workflow, ""))
+            app.catalog.named(spec.workflow, spec.version)
         except UnknownWorkflow as error:
             if name in baselines:
                 raise ConfigError(f"the target {name}: {error.message}", hint=error.hint) from error
