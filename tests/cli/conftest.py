@@ -61,7 +61,7 @@ async def flaky(path: str) -> str:
 
 
 @app.workflow(version="1.0.0")
-async def research(text: str, times: int = 1) -> dict[str, int]:
+async def research(text: str, times: int = 1) -> dict[str, int] | str:
     lengths = await asyncio.gather(*(measure(text) for _ in range(times)))
     return {"length": sum(lengths)}
 

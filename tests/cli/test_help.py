@@ -31,11 +31,12 @@ LEAVES = [path for path in ALL if path not in GROUPS]
 
 def test_the_commands_are_these() -> None:
     wanted = {
-        "": "serve worker run doctor gc promote replay",
+        "": "serve worker run doctor gc promote replay apply",
         "runs": "list show cancel signal update state stream requeue retry fork export import",
         "rollout": "start status advance hold pause resume retry rollback skip approve history "
         "backtest",
         "experiment": "plan start list status stop report",
+        "catalog": "list show diff deprecate",
         "schedules": "list show pause resume trigger backfill delete",
         "queues": "list show",
         "shadow": "report list clear",

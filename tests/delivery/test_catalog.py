@@ -13,7 +13,7 @@ import pytest
 from aura import Aura, Config
 from aura.delivery.admission import judge
 from aura.delivery.catalog import Row
-from aura.delivery.catalog_values import Facts
+from aura.delivery.catalog_values import CatalogVersion, Facts
 from aura.delivery.plan import Pair, parse_plan
 from aura.errors import (
     CatalogError,
@@ -131,10 +131,10 @@ async def test_the_same_version_with_other_types_is_told(
 async def test_what_a_file_says_counts_before_the_code(database: str) -> None:
     async with app_with(database, "1.0.0") as app:
         await app.catalog.registered()
-        await app.catalog.file(
-            "research", "1.0.0", Facts("ops", "", {"a": 1}, None, {"type": "null"})
-        )
-        await app.catalog.file("legacy", "0.1.0", Facts(input={"type": "object"}))
+        filed = Facts("ops", "", {"a": 1}, None, {"type": "null"})
+        await app.catalog.apply(CatalogVersion("research", "1.0.0", filed=filed))
+        other = Facts(input={"type": "object"})
+        await app.catalog.apply(CatalogVersion("legacy", "0.1.0", filed=other))
     async with app_with(database, "1.0.0") as app:  # registers anew, and leaves that alone
         legacy, one = await app.catalog.versions()
     assert (one.facts.owner, one.facts.output) == ("ops", {"type": "null"})

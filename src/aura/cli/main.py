@@ -19,8 +19,10 @@ import typer
 import typer.main
 
 from aura.cli import output, process
+from aura.cli.apply import apply
 from aura.cli.backtest import rollout
 from aura.cli.bundles import export_runs, import_runs, promote
+from aura.cli.catalog import catalog
 from aura.cli.contract import contract
 from aura.cli.decommission import decommission
 from aura.cli.dlq import dlq
@@ -58,6 +60,8 @@ runs.command("import")(import_runs)
 cli.add_typer(runs, name="runs")
 cli.add_typer(queues, name="queues")
 cli.add_typer(rollout, name="rollout")
+cli.add_typer(catalog, name="catalog")
+cli.command()(apply)
 cli.add_typer(experiment, name="experiment")
 cli.command("rollback")(rollback)
 cli.add_typer(decommission, name="decommission")

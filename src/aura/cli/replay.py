@@ -14,9 +14,10 @@ from rich.text import Text
 
 from aura.app import Aura, open_store
 from aura.cli import process
-from aura.cli.loading import bare_app, load_app
+from aura.cli.loading import bare_app, load_app, opened
 from aura.cli.options import AppDatabase, AppName, Json, taking
 from aura.cli.output import clean, note, print_json, show, table
+from aura.delivery.catalog import Row
 from aura.engine.arriving import histories
 from aura.engine.rehearsal import rehearse_all
 from aura.engine.replaying import ReplayReport
@@ -54,6 +55,9 @@ class ReplayOptions:
         Path | None,
         typer.Option(metavar="FILE", help="The runs of this file.", show_default=False),
     ] = None
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the outcome in the catalog's matrix.")
+    ] = False
     database: AppDatabase = None
     as_json: Json = False
 
@@ -62,13 +66,15 @@ class ReplayOptions:
 def replay(given: ReplayOptions) -> None:
     """Replay recorded runs against the code at hand and list what would diverge.
 
-    No step is executed and nothing is written. Exit code 1 when a run diverges,
-    or when none could be replayed.
+    No step is executed and nothing is written, but the outcome with --record:
+    see aura catalog show. Exit code 1 when a run diverges, or when none could be
+    replayed.
 
     \b
     Examples:
       aura replay research:app --runs 1000
       aura replay research:app --workflow research --state waiting --version 1.1.0
+      aura replay research:app --version 2.0.0 --runs 1000 --record
       aura replay research:app doc-17 --json
     """
     if given.state is not None and given.state not in STATES:
@@ -89,12 +95,31 @@ def replay(given: ReplayOptions) -> None:
             return await rehearse_all(app.registry, found, version=given.version)
 
     report = process.run(work())
+    if given.record:
+        process.run(_record(app, report))
     if given.as_json:
         print_json(report.plain())
     else:
         _tell(report)
     if not report.compatible or (report.skipped and not report.runs):
         raise typer.Exit(1)
+
+
+async def _record(app: Aura, report: ReplayReport) -> None:
+    """Keep the outcome, pair by pair of versions, in the compatibility matrix."""
+    examples: dict[tuple[str, str, str], list[str]] = {}
+    for one in report.diverged:
+        told = examples.setdefault((one.workflow, one.recorded_version, one.version), [])
+        told.append(f"run {one.run}: {one.divergences[0].kind}: {one.divergences[0].message}")
+    rows = [
+        Row(
+            pair.workflow, pair.recorded_version, pair.version, pair.runs, pair.diverged,
+            tuple(told[:500] for told in examples.get(pair[:3], [])[:3]),
+        )
+        for pair in report.pairs
+    ]  # fmt: skip
+    async with opened(app):
+        await app.catalog.record(rows)
 
 
 def _check(given: ReplayOptions, app: Aura) -> None:

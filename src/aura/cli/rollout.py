@@ -30,6 +30,7 @@ from aura.cli.output import (
     styled,
     table,
 )
+from aura.delivery.admission import judge
 from aura.delivery.decide import Order
 from aura.delivery.plan import Pair, Plan, load_plan
 from aura.delivery.status import ArmStatus, PairStatus, RolloutStatus
@@ -64,6 +65,12 @@ def start(
         bool,
         typer.Option("--replace", help="Begin though its baseline is not what serves now."),
     ] = False,
+    incompatible: Annotated[
+        str,
+        typer.Option(
+            metavar="REASON", help="Begin though its versions do not fit; why.", show_default=False
+        ),
+    ] = "",
     watch: Watch = False,
     database: Database = None,
     as_json: Json = False,
@@ -71,7 +78,8 @@ def start(
     """Begin a rollout; workers drive it until its plan has ended.
 
     One whose baseline is not what serves now is refused: it would move
-    everybody there at once.
+    everybody there at once. So is one whose candidate cannot take the inputs of
+    its baseline, or gives other outputs (aura catalog diff).
 
     \b
     Examples:
@@ -79,19 +87,24 @@ def start(
       aura rollout start release-2.1.0.yaml --watch
     """
     plan = load_plan(file)
-    _require_targets(file, plan)
 
     async def begin(app: Aura) -> RolloutStatus:
         async with opened(app):
+            found = await judge(app.catalog, plan)
+            _require_targets(file, found.plan)
+            for sentence in found.unknown:
+                note(f"The catalog cannot tell {sentence}")
             if not await _driver(app):
                 note(
                     "No live worker is there to drive the rollout. Start one with: "
                     "aura worker MODULE:APP, or aura serve MODULE:APP"
                 )
-            for pair in () if again or replace else plan.pairs:
+            for pair in () if again or replace else found.plan.pairs:
                 if not await app.rollouts.serving(pair.split):
                     _require_baseline(file, pair)
-            status = await app.rollouts.start(plan, again=again, replace=replace)
+            status = await app.rollouts.start(
+                plan, again=again, replace=replace, incompatible=incompatible
+            )
             return await _watch(app, plan.name, as_json) if watch else status
 
     _tell(process.run(begin(bare_app(database))), as_json, watched=watch)

@@ -79,7 +79,7 @@ def run(given: RunOptions) -> None:
     """
     app = load_app(given.target, given.database)
     workflow, *positional = given.call
-    declared = app.registry.get(workflow, given.version or app.registry.resolve(workflow, ""))
+    declared = app.catalog.named(workflow, given.version)
     values = arguments(declared, positional, given.given)
     by_position, named = split_arguments(app, workflow, declared.version, values)
     # An empty id is refused by the start: it is a script's variable that was never set.

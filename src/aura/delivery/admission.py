@@ -9,13 +9,19 @@ begun never changes its candidate.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 from aura.clock import Clock
 from aura.delivery.catalog import Catalog, pick
-from aura.delivery.catalog_values import CatalogVersion, Compatibility, Override
+from aura.delivery.catalog_values import (
+    CatalogVersion,
+    Cell,
+    Compatibility,
+    Override,
+    compatibility,
+)
 from aura.delivery.plan import Pair, Plan
 from aura.delivery.versions import is_exact, reference
 from aura.errors import Incompatible
@@ -41,25 +47,33 @@ class Judged(NamedTuple):
 
 async def judge(catalog: Catalog, plan: Plan) -> Judged:
     """Look a plan up in the catalog. Raises CatalogError, PlanFlaw."""
-    known = await catalog.versions()
-    pinned = pin(plan, known)
+    return judged(plan, await catalog.versions(), await catalog.cells())
+
+
+def judged(
+    plan: Plan, known: Iterable[CatalogVersion], cells: Mapping[tuple[str, str], Cell]
+) -> Judged:
+    """The same for a catalog that was read already. Pure."""
     by_name = {one.name: one for one in known}
-    refused, unknown = [], []
+    pinned = pin(plan, by_name.values())
+    refused: list[tuple[Compatibility, tuple[str, ...]]] = []
+    unknown: list[str] = []
     for pair in pinned.pairs:
         old, new = by_name.get(pair.baseline), by_name.get(pair.candidate)
         if old is None or new is None:
             continue
-        found = await catalog.compared(old, new)
-        back = await catalog.compared(new, old) if plan.in_flight == "fork" else None
-        if reasons := found.refused + _forks_refused(back):
-            refused.append((found, reasons))
+        found = compatibility(old, new, cells.get((old.name, new.name)))
+        back = compatibility(new, old, cells.get((new.name, old.name)))
+        forks = _forks_refused(back) if plan.in_flight == "fork" else ()
+        if found.refused or forks:
+            refused.append((found, (*found.refused, *forks)))
         unknown += _unknown(found)
     return Judged(pinned, tuple(refused), tuple(unknown))
 
 
-def _forks_refused(back: Compatibility | None) -> tuple[str, ...]:
+def _forks_refused(back: Compatibility) -> tuple[str, ...]:
     """Why runs of the candidate could not go on as the baseline's, if they are to be forked."""
-    if back is None or back.runs.verdict != "incompatible":
+    if back.runs.verdict != "incompatible":
         return ()
     return (f"runs {back.runs.findings[0].reason} on {back.new}, and in_flight is `fork`",)
 

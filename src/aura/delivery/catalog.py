@@ -130,6 +130,10 @@ class Catalog:
             )
         return name, chosen
 
+    def named(self, workflow: str, version: str | None) -> Workflow[..., Any]:
+        """The workflow that `choose` stands for, when nothing else is said the highest version."""
+        return self._registry.get(*self.choose(workflow, version, "", self._registry))
+
     async def ready(self, workflow: object, version: str | None) -> None:
         """Return when `choose` knows the deprecations, if it needs them for these."""
         if self._loaded or self._work is None:
@@ -354,9 +358,14 @@ class Catalog:
             found.workflow, found.version, lambda one: replace(one, deprecated=None, starts=0)
         )
 
-    async def file(self, workflow: str, version: str, facts: Facts | None) -> None:
-        """Keep what a file says about a version."""
-        await self._change(workflow, version, lambda one: replace(one, filed=facts))
+    async def apply(self, wanted: CatalogVersion) -> None:
+        """Make what files and people say of a version as it is there."""
+
+        def change(one: CatalogVersion) -> CatalogVersion:
+            starts = one.starts if wanted.deprecated else 0
+            return replace(one, filed=wanted.filed, deprecated=wanted.deprecated, starts=starts)
+
+        await self._change(wanted.workflow, wanted.version, change)
 
     async def record(self, rows: Iterable[Row]) -> None:
         """Keep what came of replays."""

@@ -239,7 +239,7 @@ def load_plan(path: str | Path) -> Plan:
 def parse_plan(text: str, source: str = "plan") -> Plan:
     """Read a plan from YAML text; `source` names it in errors. Raises PlanError."""
     root = yamlnodes.load(text, file=source, kind="plan", begin="rollout:", error=PlanError)
-    top = root.fields({"rollout", "gateway", "experiment", "alerts", "decommission"})
+    top = root.fields({"rollout", "gateway", "experiment", "alerts", "decommission", "catalog"})
     if "rollout" not in top:
         root.fail("there is no rollout", "begin with `rollout:`")
     plan = _plan(top["rollout"])
@@ -250,7 +250,7 @@ def parse_plan(text: str, source: str = "plan") -> Plan:
 _REQUIRED = ("name", "baseline", "candidate", "stages")
 _OPTIONAL = (
     *("split", "alpha", "sla", "guards", "defaults", "on_trip", "on_not_enough"),
-    *("windows", "together", "gradual", "alerts", "in_flight"),
+    *("windows", "together", "gradual", "alerts", "in_flight", "start", "incompatible"),
 )
 _TIMES = frozenset({"min_time", "max_time"})
 _EVIDENCE = frozenset({"min_requests", "min_units"}) | _TIMES

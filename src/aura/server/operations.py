@@ -183,7 +183,7 @@ def split_arguments(
     """
     if not RESERVED & arguments.keys():
         return [], dict(arguments)
-    declared = app.registry.get(workflow, version or app.registry.resolve(workflow, ""))
+    declared = app.catalog.named(workflow, version)
     by_position: list[Any] = []
     named = dict(declared.signature.bind((), arguments))
     for name, parameter in _leading(declared.function, named):
