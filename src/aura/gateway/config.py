@@ -8,6 +8,7 @@
           unit: {header: x-user-id}    # or {cookie: uid} or {body: user.id}
           baseline: legacy             # who answers while no split exists
           sla: 800ms
+          metrics: {tokens: {field: usage.total_tokens}, cost: {header: x-cost}}
           fallback: true               # the baseline may be asked in the candidate's place
           ignore: ["$.workflow_id"]    # for the comparison with shadow answers
           tolerances: {"$.score": 0.01}
@@ -53,6 +54,7 @@ from aura.gateway.diff import NO_RULES, Pattern, Rules
 from aura.gateway.headers import OWN
 from aura.gateway.holder import FRESHNESS
 from aura.gateway.http_target import Limits, parse_url
+from aura.gateway.numbers import NumberSource
 from aura.gateway.shadow import ShadowLimits
 from aura.gateway.units import UnitSource
 from aura.yamlnodes import Node, load, meant, read
@@ -74,6 +76,7 @@ class Route:
     fallback: bool = True
     rules: Rules = NO_RULES
     contract: ContractSpec | None = None
+    metrics: tuple[NumberSource, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,26 @@ def _unit(node: Node) -> UnitSource:
     if not all(name.split(".")):
         named.fail(f"{name} is not a path of fields", "write user.id")
     return UnitSource("body", name)
+
+
+def _metrics(node: Node) -> tuple[NumberSource, ...]:
+    """Where an answer tells numbers for observations."""
+    return tuple(_metric(name, each) for name, each in node.members().items())
+
+
+def _metric(metric: str, node: Node) -> NumberSource:
+    found = node.fields(("header", "field"))
+    if len(found) != 1:
+        node.fail("a metric has one of header and field", "keep one of them")
+    kind, named = next(iter(found.items()))
+    name = named.text()
+    if kind == "header":
+        if not TOKEN.match(name):
+            named.fail(f"{name} is not a header's name", "write x-cost")
+        return NumberSource(metric, "header", name.lower())
+    if not all(name.split(".")):
+        named.fail(f"{name} is not a path of fields", "write usage.total_tokens")
+    return NumberSource(metric, "field", name)
 
 
 def _patterns(node: Node) -> tuple[Pattern, ...]:
@@ -362,6 +385,7 @@ GATEWAY: Readers = {
 ROUTE: Readers = {
     "methods": _methods,
     "unit": _unit,
+    "metrics": _metrics,
     "sla": _time,
     "fallback": Node.boolean,
     "contract": _contract,

@@ -37,12 +37,13 @@ from aura.gateway.headers import (
     wants_upgrade,
 )
 from aura.gateway.holder import Known, SplitHolder
+from aura.gateway.numbers import numbers_of
 from aura.gateway.race import Attempt, Race, attempt, discard, race, within
 from aura.gateway.respond import Copy, Dates, Responder
 from aura.gateway.retired import Retired, fields, gone
 from aura.gateway.routes import Routes, refuse_dots
 from aura.gateway.shadow import LARGEST, Mirrored, Recorded, Shadows, shadow_of, violations
-from aura.gateway.targets import WHOLE, Target
+from aura.gateway.targets import WHOLE, Answer, Target
 from aura.gateway.units import find_unit
 from aura.gateway.visit import (
     Outcome,
@@ -68,6 +69,7 @@ class Counters:
     baseline was started for a candidate that failed, or was late. `clients_gone`: the client left
     before its answer was complete. `unfinished`: an answer broke off after its head was sent.
     `lapsed`: the baseline served because nobody could confirm a split that is being moved.
+    `metrics_refused`: numbers in answers that were none, or not finite.
     """
 
     requests: int = 0
@@ -78,6 +80,7 @@ class Counters:
     clients_gone: int = 0
     unfinished: int = 0
     lapsed: int = 0
+    metrics_refused: int = 0
 
 
 class Gateway:
@@ -284,7 +287,8 @@ class Gateway:
         elif result.candidate is not None:
             fallback = winner is not result.candidate
             own = result.candidate.failure or ("" if fallback else failure)
-            self._tell(visit, _outcome(result.candidate, own, fallback=fallback, user_ok=user_ok))
+            told = _outcome(result.candidate, own, fallback=fallback, user_ok=user_ok)
+            self._tell(visit, told, result.candidate.answer)
         if copy is not None and visit.mirror and failure in ("", CONTRACT):
             self._mirror(visit, winner, copy)
 
@@ -401,13 +405,17 @@ class Gateway:
             ok = error in ("", "gateway-closed")
             seconds = outcome.seconds if outcome else self._elapsed(visit)
             run = outcome.run if outcome else ""
-            self._tell(visit, Outcome(ok, error, seconds, run, fallback=True, user_ok=user_ok))
+            told = Outcome(ok, error, seconds, run, fallback=True, user_ok=user_ok)
+            self._tell(visit, told, outcome.answer if outcome else None)
 
     # -- what is told ----------------------------------------------------------------------
 
-    def _tell(self, visit: Visit, outcome: Outcome) -> None:
+    def _tell(self, visit: Visit, outcome: Outcome, answer: Answer | None = None) -> None:
         if not visit.told:
             visit.told = True
+            found, refused = numbers_of(visit.route.metrics, answer)
+            self.counters.metrics_refused += refused
+            outcome = replace(outcome, metrics=found) if found else outcome
             self._observe(outcome.told_of(visit.seed, self._clock.now()))
 
     def _elapsed(self, visit: Visit) -> float:

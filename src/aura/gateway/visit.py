@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from aura.delivery.observation import Observation
 from aura.delivery.split import Split
@@ -42,7 +43,8 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it went: the arm's own error ("" for none), time and run, and what the user saw."""
+    """How it went: the arm's own error ("" for none), time, run and numbers, and what the user
+    saw."""
 
     ok: bool
     error: str
@@ -50,6 +52,7 @@ class Outcome:
     run: str
     fallback: bool
     user_ok: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     def told_of(self, seed: Observation, at: float) -> Observation:
         """The observation, complete."""
@@ -62,6 +65,7 @@ class Outcome:
             run=self.run,
             fallback=self.fallback,
             user_ok=self.user_ok,
+            metrics=self.metrics,
         )
 
 
