@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from aura.delivery.experiment import Metric, load_experiment, parse_experiment
 from aura.delivery.plan import PlanFlaw, parse_plan
 from aura.errors import PlanError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FULL = """
 gateway: {}
@@ -174,3 +177,10 @@ def test_made_in_code_the_same_is_checked() -> None:
         replace(parse_experiment(SMALL), arms=(("old", 0.5), ("new", float("nan"))))
     with pytest.raises(PlanFlaw, match="needs a plan"):
         replace(parse_experiment(SMALL), on_win="rollout")
+
+
+def test_the_experiment_of_the_guide() -> None:
+    text = (ROOT / "docs/how-to/experiments.md").read_text()
+    block = text.partition("```yaml\n")[2].partition("```")[0]
+    one = parse_experiment(block)
+    assert [metric.name for metric in one.metrics] == ["revenue", "latency", "cost", "basket"]

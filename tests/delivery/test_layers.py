@@ -78,12 +78,13 @@ def test_a_unit_is_in_one_experiment_and_stays_on_its_arm_while_others_come_and_
     w = layer.of("w")
     assert w is not None
     assert len(w.ranges) == 2  # what x left, and what was free at the end
-    everybody = [members(split(layer, run, 500).gate) for run in "yzw"]
-    assert sum(map(len, everybody)) == len(set.union(*everybody))
+    each = [members(split(layer, run, 500).gate) for run in "yzw"]
+    everybody = {unit for inside in each for unit in inside}
+    assert sum(map(len, each)) == len(everybody)
     held = {unit for unit in UNITS if held_out(unit, 500)}
     assert 0.03 * len(UNITS) < len(held) < 0.07 * len(UNITS)
-    assert not held & set.union(*everybody)
-    assert len(held | set.union(*everybody)) == len(UNITS)  # the layer is full
+    assert not held & everybody
+    assert len(held | everybody) == len(UNITS)  # the layer is full
 
 
 def test_shares_are_those_that_were_asked_for() -> None:
