@@ -37,7 +37,8 @@ START = PLAN + "  start: true\n"
 
 
 @pytest.fixture
-def known(aura: Aura, project: Path) -> Path:
+def known(aura: Aura, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("aura.delivery.rollouts._PATIENCE", 0.2)  # there is no worker
     assert aura("run", "research:app", "research", '"abc"', "--version", "1.0.0").code == 0
     (project / "catalog.yaml").write_text(CATALOG)
     (project / "plan.yaml").write_text(PLAN)

@@ -26,8 +26,9 @@ rollout:
 
 
 @pytest.fixture
-def known(aura: Aura, project: Path) -> Path:
+def known(aura: Aura, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A database whose catalog has three versions of research, and two runs of 1.0.0."""
+    monkeypatch.setattr("aura.delivery.rollouts._PATIENCE", 0.2)  # there is no worker
     (project / "research.py").write_text(PROJECT + THIRD)
     for number in range(2):
         arguments = ('"abc"', "--version", "1.0.0", "--id", f"run-{number}")
