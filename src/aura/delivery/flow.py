@@ -221,6 +221,7 @@ class _Known:
     read_at: float = -math.inf
     arms: tuple[str, ...] = ()
     policy: Policy | None = None
+    found: tuple[Any, dict[str, float]] | None = None  # the probabilities, and of what
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -262,8 +263,12 @@ class Flows:
             known.ledger.arm(arm).tripped = reason
             await self.write(name, Line("trip", self.now(), arm, by=reason))
         known.arms, known.policy = tuple(arms), policy
-        found = probabilities(policy, known.ledger, arms, context)
-        return draw(found, self.dice())
+        if context:
+            return draw(probabilities(policy, known.ledger, arms, context), self.dice())
+        asked = (known.position, known.arms, policy)
+        if known.found is None or known.found[0] != asked:
+            known.found = asked, probabilities(policy, known.ledger, arms)
+        return draw(known.found[1], self.dice())
 
     async def write(self, name: str, *lines: Line) -> None:
         """Add lines to a log; durable when this returns."""

@@ -21,14 +21,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import Protocol
 
-SPREAD = 7.0
+SPREAD = 6.0
 """Standard deviations around an arm's mean that are looked at closely."""
 
-FINE, COARSE = 80, 48
+FINE, COARSE = 40, 24
 """Points of the grid for each arm, and points all over the range."""
+
+NOTHING = 60.0
+"""So far below its top the logarithm of a density is nothing."""
 
 
 class Belief(Protocol):
@@ -101,16 +105,10 @@ def best_probabilities(beliefs: Sequence[Belief]) -> list[float]:
     grid = _grid(beliefs)
     densities = [_density(belief, grid) for belief in beliefs]
     below = [_cumulated(density, grid) for density in densities]
+    others = zip(*(_others(column) for column in zip(*below, strict=True)), strict=True)
     raw = [
-        _trapezoids(
-            [
-                density[at]
-                * math.prod(other[at] for number, other in enumerate(below) if number != arm)
-                for at in range(len(grid))
-            ],
-            grid,
-        )
-        for arm, density in enumerate(densities)
+        _trapezoids([x * y for x, y in zip(density, rest, strict=True)], grid)
+        for density, rest in zip(densities, others, strict=True)
     ]
     total = math.fsum(raw)
     return [one / total for one in raw]
@@ -139,6 +137,13 @@ def with_floor(probabilities: Sequence[float], floor: float) -> list[float]:
     return [floor + one * room / total for one in above]
 
 
+def _others(values: Sequence[float]) -> list[float]:
+    """For each value the product of all others."""
+    before = accumulate(values[:-1], mul, initial=1.0)
+    behind = [*accumulate(values[:0:-1], mul, initial=1.0)][::-1]
+    return [x * y for x, y in zip(before, behind, strict=True)]
+
+
 def _grid(beliefs: Sequence[Belief]) -> list[float]:
     low = min(belief.range[0] for belief in beliefs)
     high = max(belief.range[1] for belief in beliefs)
@@ -152,9 +157,10 @@ def _grid(beliefs: Sequence[Belief]) -> list[float]:
 
 def _density(belief: Belief, grid: Sequence[float]) -> list[float]:
     """Its density on the grid, where it integrates to 1."""
-    logs = [belief.log_density(x) for x in grid]
+    near = 2 * SPREAD * belief.deviation
+    logs = [belief.log_density(x) if abs(x - belief.mean) <= near else -math.inf for x in grid]
     top = max(logs)
-    raw = [math.exp(one - top) for one in logs]
+    raw = [math.exp(one - top) if one > top - NOTHING else 0.0 for one in logs]
     total = _trapezoids(raw, grid)
     return [one / total for one in raw]
 
