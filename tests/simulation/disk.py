@@ -39,6 +39,7 @@ class WallClock:
     def __init__(self, world: World) -> None:
         self._universe = world.universe
         self.offset = 0.0
+        self.jumped = False
 
     def now(self) -> float:
         return _EPOCH + self._universe.now + self.offset
@@ -298,6 +299,7 @@ class SimulatedStore(SqliteStore):
         found = super()._claim(db, claim)
         for claimed in found.runs:
             self._world.history.claimed(self._process.name, claimed)
+        self._world.look_at_queue(found.runs)
         return found
 
 

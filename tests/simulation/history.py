@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from aura.codec import plain
@@ -17,6 +18,7 @@ from aura.store.base import (
     TERMINAL,
     Append,
     Claimed,
+    Continue,
     Entry,
     Op,
     Outcome,
@@ -30,6 +32,9 @@ from aura.store.base import (
 )
 from aura.store.events import Emit
 
+OWN = "schedule/"
+"""Begins the ids of runs whose steps are the engine's own and tell nothing."""
+
 
 class Line(NamedTuple):
     """A step's code ran: in which run, at which epoch, in which process; what it gives, and which
@@ -42,15 +47,25 @@ class Line(NamedTuple):
     process: str
     token: str
     before: tuple[str, ...] = ()
+    execution: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the database holds of one run at the end."""
+    """What the database holds of one run at the end; its executions begin behind `bases`."""
 
     record: RunRecord
     journal: Sequence[Entry]
     signals: Sequence[Signal] = ()
+    bases: tuple[int, ...] = (0,)
+
+    def executions(self) -> list[tuple[int, Found]]:
+        """Each by itself, with its number."""
+        ends = (*self.bases[1:], len(self.journal))
+        return [
+            (number, replace(self, journal=self.journal[begin:end], bases=(begin,)))
+            for number, (begin, end) in enumerate(zip(self.bases, ends, strict=True), 1)
+        ]
 
 
 class History:
@@ -61,9 +76,11 @@ class History:
         self.complaints: list[str] = []
         self.acknowledged: list[tuple[str, Any]] = []
         self.handled: set[int] = set()  # seqs of events whose handler has returned
+        self.answers: dict[str, dict[str, list[Any]]] = {}  # of updates, by run and id
         self._times: Counter[tuple[str, str]] = Counter()
         self._owner: dict[str, tuple[int, str]] = {}
         self._entries: dict[str, dict[int, Entry]] = defaultdict(dict)
+        self._anew: dict[str, list[Continue]] = defaultdict(list)
         self._ended: dict[str, Settle] = {}
         self._sent: dict[tuple[str, str], int] = {}
 
@@ -80,7 +97,8 @@ class History:
             self.complain(f"{process} took {run.id} at epoch {run.epoch}, {owner} had {epoch}")
         if run.id in self._ended:
             self.complain(f"{process} took {run.id}, which has ended")
-        known = self._entries[run.id]
+        base = self.bases(run.id)[-1]
+        known = {seq: one for seq, one in self._entries[run.id].items() if seq > base}
         if {entry.seq: entry for entry in claimed.journal} != known:
             self.complain(f"{process} took {run.id} with another journal than was written")
         self._owner[run.id] = (run.epoch, process)
@@ -96,6 +114,8 @@ class History:
                 self._appended(process, entry)
             elif isinstance(op, Settle):
                 self._settled(process, op)
+            elif isinstance(op, Continue):
+                self._continued(process, op)
             elif isinstance(op, StartRun) and isinstance(outcome, Started) and outcome.created:
                 self._owner[op.id] = (1 if op.owner else 0, process)
             elif isinstance(op, SendSignal) and isinstance(outcome, Sent):
@@ -110,6 +130,19 @@ class History:
         if entry.seq != len(known) + 1:
             self.complain(f"{entry.run_id} got seq {entry.seq} after {len(known)}")
         known[entry.seq] = entry
+
+    def bases(self, run_id: str) -> tuple[int, ...]:
+        """The seqs behind which the executions of a run begin."""
+        return (0, *(op.base for op in self._anew[run_id]))
+
+    def _continued(self, process: str, op: Continue) -> None:
+        known = self._anew[op.run_id]
+        if known and known[-1] == op:
+            return
+        self._check_owner(process, op.run_id, op.epoch, "let it begin anew")
+        if op.base != len(self._entries[op.run_id]):
+            self.complain(f"{op.run_id} began anew behind {op.base}")
+        known.append(op)
 
     def _settled(self, process: str, op: Settle) -> None:
         if self._ended.get(op.run_id) == op:
@@ -133,15 +166,22 @@ class History:
         if before != sent.seq:
             self.complain(f"signal {op.id} of {op.run_id} is there twice: {before}, {sent.seq}")
 
-    def began(self, line: Line, durable: Callable[[str], bytes]) -> None:
-        """A step's code begins; `durable` gives the results that a run's journal holds now."""
+    def began(self, line: Line, durable: Callable[[str, bool], bytes], epoch: int | None) -> None:
+        """A step's code begins; `durable` gives the results that a run's journal holds now, with
+        those of its children if asked to; `epoch` is the run's, if the worker could know it."""
         self.lines.append(line)
         self._times[line.run, line.key] += 1
-        if line.what == "look" or not line.before:
-            return
-        missing = [one for one in line.before if one[0] in "befltu" and one[1:].isdigit()]
-        held = durable(line.run) if missing else b""
-        missing = [one for one in missing if f'"{one}"'.encode() not in held]
+        if epoch is not None and epoch > line.epoch and line.what not in ("look", "threaded"):
+            self.complain(f"{line.key} of {line.run} began though the run was taken over")
+        # With another id (v and a UUID) each step is another one, idempotent or not.
+        ids = [one[1:] for one in line.before if one[0] == "v" and len(one) == 37]
+        kinds = "" if line.what == "look" else "befltu"
+        missing = [one for one in line.before if one[0] in kinds and one[1:].isdigit()] + ids
+        held = durable(line.run, line.what == "look") if missing else b""
+        missing = [
+            one for one in missing
+            if f'"{one}"'.encode() not in held and f'"v{one}"'.encode() not in held
+        ]  # fmt: skip
         if missing:
             self.complain(f"{line.key} of {line.run} began knowing {missing}, which is not durable")
 
@@ -162,6 +202,8 @@ class History:
             self.complain(f"{what} of {run_id} was acknowledged, and there is no such run")
         elif what == "result" and (now.state not in SETTLED or plain(now.output) != detail):
             self.complain(f"{run_id} gave {detail}, but it is {now.state} with {now.output!r}")
+        elif what in ("turns", "updates") and Counter(detail[0]) != Counter(detail[1]):
+            self.complain(f"{run_id} was given {detail[0]} as {what}, and had {detail[1]}")
         elif what == "signal" and now.signals < detail:
             self.complain(f"signal {detail} of {run_id} was acknowledged, and is not there")
 
@@ -184,6 +226,9 @@ class History:
                 self.complain(f"{what} of {run_id} was acknowledged and is lost")
         for one in runs.values():
             self._check_run(one)
+        for run_id, answers in self.answers.items():
+            for said in _answered(runs[run_id], answers):
+                self.complain(f"{run_id} {said}")
         return self.complaints
 
     def _check_run(self, found: Found) -> None:
@@ -194,7 +239,11 @@ class History:
         for one in journal_complaints(found):
             self.complain(f"{run_id} {one}")
         lines = [line for line in self.lines if line.run == run_id]
-        for one in [*_repeated(found, lines), *_owners(lines)]:
+        for number, execution in found.executions() if not run_id.startswith(OWN) else ():
+            mine = [line for line in lines if line.execution == number]
+            for one in _repeated(execution, mine):
+                self.complain(f"{run_id} {one}")
+        for one in _owners(lines):
             self.complain(f"{run_id} {one}")
         ended = self._ended.get(run_id)
         if ended is not None and (found.record.state, found.record.output) != (
@@ -211,7 +260,11 @@ def _rank(op: Op) -> int:
 
 def journal_complaints(found: Found) -> list[str]:
     """What is wrong with one journal by itself, of a real run or a simulated one."""
-    return [*_numbers(found), *_received(found), *_compensated(found), *_streams(found)]
+    seqs = [entry.seq for entry in found.journal]
+    said = [] if seqs == list(range(1, len(seqs) + 1)) else [f"has the seqs {seqs}"]
+    for _, one in found.executions():
+        said += [*_keys(one), *_compensated(one), *_streams(one)]
+    return [*said, *_received(found)]
 
 
 def _exactly_once(runs: Mapping[str, Found], bookings: Iterable[tuple[str, str, str]]) -> list[str]:
@@ -220,7 +273,9 @@ def _exactly_once(runs: Mapping[str, Found], bookings: Iterable[tuple[str, str, 
         (run_id, entry.key, str(plain(entry.output)))
         for run_id, one in runs.items()
         for entry in one.journal
-        if entry.kind == "step" and entry.output is not None and "/book#" in entry.key
+        if entry.kind == "step"
+        and entry.output is not None
+        and ("/book#" in entry.key or "/tell#" in entry.key)
     )
     booked = Counter(bookings)
     return [
@@ -234,40 +289,75 @@ def _emitted(
     runs: Mapping[str, Found], events: Iterable[tuple[str, str | None, bytes]]
 ) -> list[str]:
     """Each event of a journal is there once, and there are no others."""
-    journalled = Counter(
-        f"{run_id}:{entry.key}"
-        for run_id, one in runs.items()
-        for entry in one.journal
-        if entry.kind == "event"
-    )
+    journalled: Counter[str] = Counter()
+    for run_id, one in runs.items():
+        for number, execution in one.executions():
+            name = run_id if number == 1 else f"{run_id}@{number}"
+            for entry in execution.journal:
+                if entry.kind == "event":
+                    journalled[f"{name}:{entry.key}"] += 1
+                elif "/tell#" in entry.key and entry.kind == "step" and entry.output is not None:
+                    journalled[f"{name}:{entry.key}:1"] += 1
     there = Counter(event[0] for event in events)
     if journalled == there:
         return []
     return [f"the journals have emitted {dict(journalled)}, and there are {dict(there)}"]
 
 
-def _numbers(found: Found) -> list[str]:
-    seqs = [entry.seq for entry in found.journal]
-    said = [] if seqs == list(range(1, len(seqs) + 1)) else [f"has the seqs {seqs}"]
+def _keys(found: Found) -> list[str]:
     keys = Counter(entry.key for entry in found.journal if entry.kind != "attempt")
-    return [*said, *(f"has {key} twice" for key, count in keys.items() if count > 1)]
+    return [f"has {key} twice" for key, count in keys.items() if count > 1]
 
 
 def _received(found: Found) -> list[str]:
-    """Each signal is received once at most, and those of one lane in the order of their seq."""
-    given_back = {entry.key for entry in found.journal if entry.kind == "back"}
+    """Each signal is received once at most, over all executions."""
     sent = {signal.seq: signal for signal in found.signals}
     seen: dict[int, str] = {}
     said = []
-    for entry in found.journal:
-        if entry.kind != "signal" or entry.input is None or entry.key + "/back" in given_back:
-            continue
+    for entry in _kept(found):
         seq = plain(entry.input)["seq"]
         if seq in seen:
             said.append(f"received signal {seq} twice, at {seen[seq]} and {entry.key}")
         seen[seq] = entry.key
         if sent and (seq not in sent or plain(sent[seq].payload) != plain(entry.output)):
             said.append(f"received signal {seq} at {entry.key} with a payload that was not sent")
+    return said
+
+
+def _kept(found: Found) -> Iterable[Entry]:
+    """The entries of signals that were received and not given back."""
+    for _, one in found.executions():
+        given_back = {entry.key for entry in one.journal if entry.kind == "back"}
+        for entry in one.journal:
+            if entry.kind == "signal" and entry.input and entry.key + "/back" not in given_back:
+                yield entry
+
+
+def _answered(found: Found, told: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Each update is answered once, and everybody who asked was told that."""
+    seqs = {signal.id: signal.seq for signal in found.signals}
+    answers: dict[int, list[Any]] = defaultdict(list)
+    for entry in found.journal:
+        if entry.kind == "answer" and entry.input is not None:
+            answers[int(entry.input)].append(plain(entry.output))
+    return [
+        f"answered update {update} with {answers[seqs[update]]}, and its callers got {heard}"
+        for update, heard in told.items()
+        if len(answers[seqs[update]]) != 1 or any(one != answers[seqs[update]][0] for one in heard)
+    ]
+
+
+def ticked(every: float, inputs: Iterable[bytes], started: int) -> list[str]:
+    """What is wrong with the runs of a schedule that leaves nothing out: each tick from the first
+    to the last has one, and it has counted no more than there are."""
+    at = Counter(datetime.fromisoformat(plain(data)["tick"]).timestamp() for data in inputs)
+    said = [f"tick {one:g} has {count} runs" for one, count in at.items() if count > 1]
+    if at:
+        count = round((max(at) - min(at)) / every) + 1
+        if len(at) != count:
+            said.append(f"{count - len(at)} ticks are missing of {sorted(at)}")
+    if started > len(at):
+        said.append(f"the schedule says that it has started {started} runs of {len(at)}")
     return said
 
 

@@ -9,13 +9,16 @@ from typing import Any
 from aura.store.base import PRIORITIES
 
 Plan = list[Any]
+NARROW, PLACES, PER_KEY, STARTS, PER = "narrow", 2, 1, 3, 1.0
+"""The queue: so many of its runs at once, in all and of a key, and begun within so many seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
     """One run and what its caller does. Times in seconds: `at` of the world, the others after the
     start. A signal is (after, name, id, priority, how often it is sent); `helper` says that a
-    worker's process starts the run, too."""
+    worker's process starts the run, too. One with a `key` waits in the queue NARROW, one with
+    `each` runs `turns` with so many of its signals and updates in each execution."""
 
     id: str
     at: float
@@ -23,10 +26,42 @@ class Errand:
     signals: tuple[tuple[float, str, str, str, int], ...] = ()
     cancel_at: float | None = None
     helper: bool = False
+    key: str | None = None
+    each: int = 0
+    updates: tuple[tuple[float, str, int], ...] = ()
+    """(after, id, how often it is sent)"""
 
 
 def errands(random: Random) -> list[Errand]:
-    return [_errand(random, f"r{number}") for number in range(1, random.choice((1, 2, 2, 3)) + 1)]
+    if random.random() < 0.12:
+        return [_queued(random, f"q{number}") for number in range(1, random.randint(3, 5) + 1)]
+    count = random.choice((1, 2, 2, 3))
+    made = [_errand(random, f"r{number}") for number in range(1, count + 1)]
+    if random.random() < 0.15:
+        made[-1] = _turning(random, "t1")
+    return made
+
+
+def _queued(random: Random, run_id: str) -> Errand:
+    """A run in a queue with limits."""
+    plan = [_act(random, random.choice(("effect", "look", "sleep", "book", "flaky")), deep=False)]
+    return Errand(run_id, random.random(), [*plan, ["effect", 0.2]], key=random.choice("ab"))
+
+
+def _turning(random: Random, run_id: str) -> Errand:
+    """A run that begins anew again and again, with signals and updates all the time."""
+    asks = [[random.choice(("signal", "update"))] for _ in range(random.randint(2, 6))]
+    signals, updates = [], []
+    for at, (kind,) in enumerate(asks):
+        after, times = random.expovariate(1.5), random.choice((1, 1, 2))
+        if kind == "signal":
+            signals.append((after, "turn", f"s-{at}", random.choice(PRIORITIES), times))
+        else:
+            updates.append((after, f"u-{at}", times))
+    each = random.choice((1, 1, 2))
+    return Errand(
+        run_id, random.random(), asks, tuple(signals), each=each, updates=tuple(updates)
+    )  # fmt: skip
 
 
 def _errand(random: Random, run_id: str) -> Errand:
@@ -70,7 +105,7 @@ def _pause(random: Random) -> float:
 _KINDS = (
     *("effect",) * 4, *("look",) * 3, *("flaky",) * 2, *("sleep",) * 2, *("receive",) * 2,
     *("saga",) * 2, *("gather",) * 3, "race", "threaded", "failing", "value", "show",
-    *("child",) * 2, *("limited",) * 2, *("book",) * 2, *("emit",) * 3,
+    *("child",) * 2, *("limited",) * 2, *("book",) * 2, *("emit",) * 3, "tell",
 )  # fmt: skip
 
 
@@ -84,7 +119,7 @@ def _plan(random: Random, length: int, *, deep: bool) -> Plan:
 def _act(random: Random, kind: str, deep: bool) -> list[Any]:
     if kind in _DEEP:
         return _nested(random, kind) if deep else ["effect", _pause(random)]
-    if kind == "emit":
+    if kind in ("emit", "tell"):
         return [kind, random.choice("xy")]
     if kind in ("effect", "look", "book"):
         return [kind, _pause(random)]

@@ -8,6 +8,7 @@ before: who has a token has the result of that very execution.
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import aura
@@ -29,8 +30,9 @@ def _enter(what: str, before: list[str]) -> str:
     world = process.world
     epoch = current.execution.record.epoch
     token = f"{what[0]}{world.number()}"
-    line = Line(what, current.run_id, current.key, epoch, process.name, token, tuple(before))
-    world.history.began(line, world.durable)
+    turn = current.execution.record.execution
+    line = Line(what, current.run_id, current.key, epoch, process.name, token, tuple(before), turn)
+    world.history.began(line, world.durable, world.epoch(current.run_id))
     return token
 
 
@@ -105,6 +107,16 @@ async def book(tx: Transaction, before: list[str], pause: float) -> str:
     return token
 
 
+@step.transaction
+async def tell(tx: Transaction, before: list[str], event_key: str) -> str:
+    """Exactly once: what it has booked, its entry and an event."""
+    token = _enter("tell", before)
+    await aura.emit(TOPIC, [event_key, token], key=event_key)
+    _, run, key = _here()
+    await tx.execute("INSERT INTO bookings VALUES (?, ?, ?)", run, key, token)
+    return token
+
+
 async def _walk(plan: Plan, known: list[str]) -> list[str]:
     """Do one act after the other; the tokens that came of it. `known`: those from before."""
     found: list[str] = []
@@ -119,6 +131,10 @@ async def _effect(known: list[str], pause: float) -> list[str]:
 
 async def _book(known: list[str], pause: float) -> list[str]:
     return [await book(known, pause)]
+
+
+async def _tell(known: list[str], key: str) -> list[str]:
+    return [await tell(known, key)]
 
 
 async def _emit(known: list[str], key: str) -> list[str]:
@@ -241,6 +257,7 @@ async def handle(event: list[str]) -> None:
 
 _ACTS: dict[str, Any] = {
     "book": _book,
+    "tell": _tell,
     "child": _child,
     "emit": _emit,
     "limited": _limited,
@@ -264,3 +281,29 @@ async def _script(plan: list[Any]) -> list[str]:
 
 
 script: Workflow[[list[Any]], list[str]] = Workflow("script", "1.0.0", _script)
+
+
+async def _turns(asks: list[str], each: int, found: list[str]) -> list[str]:
+    """Take one signal or answer one update for each of `asks`, so many in each execution; what
+    came, and what was answered."""
+    for kind in asks[:each]:
+        if kind == "signal":
+            found = [*found, await aura.receive("turn", type=str)]
+        else:
+            update = await aura.receive_update("ask", type=str)
+            answer = await effect(found, 0.0)
+            update.answer(answer)
+            found = [*found, update.value, answer]
+    await aura.emit(TOPIC, ["x", *found[-1:]], key="x")
+    if asks[each:]:
+        aura.continue_as_new(asks[each:], each, found)
+    return found
+
+
+async def _ticking(tick: datetime) -> str:
+    """What a schedule starts."""
+    return await effect([], 0.0) + f" at {tick.timestamp():g}"
+
+
+turns: Workflow[[list[str], int, list[str]], list[str]] = Workflow("turns", "1.0.0", _turns)
+ticking: Workflow[[datetime], str] = Workflow("ticking", "1.0.0", _ticking)

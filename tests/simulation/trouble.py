@@ -112,6 +112,7 @@ def _wrong_clocks(world: World, random: Random, workers: list[Process]) -> None:
             for one in clocks:
                 if one is clock:
                     one.offset += by
+                    one.jumped = True
                     world.log(f"a clock jumps by {by:g} s")
 
         world.universe.at(_any_time(random), jump)

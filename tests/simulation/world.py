@@ -13,14 +13,19 @@ import hashlib
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from random import Random
 from typing import Any
 
 from aura import Aura, Config, Workflow
-from aura.codec import unpack
+from aura.codec import plain, unpack
 from aura.engine import Registry
+from aura.engine.queues import place as place_in
+from aura.engine.scheduler import Scheduler
+from aura.engine.schedules import Schedules
 from aura.errors import (
     ConfigError,
     ResultTimeout,
@@ -30,26 +35,38 @@ from aura.errors import (
     RunParked,
     StoreUnavailable,
 )
-from aura.store.base import Entry, RunRecord, Signal, Store
+from aura.store.base import Claimed, Entry, RunRecord, Signal, Store
 from aura.store.queries import queries
 from aura.store.sqlite_ops import COLUMNS, record
 from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weather, empty_database
-from tests.simulation.history import Found, History
+from tests.simulation.history import Found, History, ticked
 from tests.simulation.loop import Loop, Universe
-from tests.simulation.plans import Errand, errands
-from tests.simulation.program import TOPIC, handle, script
+from tests.simulation.plans import NARROW, PER, PER_KEY, PLACES, STARTS, Errand, errands
+from tests.simulation.program import TOPIC, handle, script, ticking, turns
 from tests.simulation.trouble import arrange
 
 _SQL = queries("sqlite")
 LEASE = 1.0
+_ENTRIES = (
+    "SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, "
+    "recorded_at FROM journal WHERE run_id = ? ORDER BY seq"
+)
+_SIGNALS = (
+    "SELECT run_id, seq, name, id, priority, deadline, payload, sent_at, late FROM signals "
+    "WHERE run_id = ? ORDER BY seq"
+)
+_TICKS = 3  # so many runs of a schedule must have ended
 LIMIT = 600.0  # simulated seconds after which a world is stuck
 _PATIENCE = 3  # how often a caller requeues a parked run
+
+
+WORKFLOWS: tuple[Workflow[..., Any], ...] = (script, turns, ticking)
 
 
 class World:
     """See the module. `workflows` are what its processes know."""
 
-    def __init__(self, seed: int, workflows: tuple[Workflow[..., Any], ...] = (script,)) -> None:
+    def __init__(self, seed: int, workflows: tuple[Workflow[..., Any], ...] = WORKFLOWS) -> None:
         self.seed = seed
         self.workflows = workflows
         self.random = Random(seed)
@@ -64,6 +81,7 @@ class World:
         self.settings: dict[str, Any] = {}
         self.services: dict[str, Any] = {}
         self.subscribes = False  # whether workers handle the events of runs
+        self.schedule: dict[str, Any] = {}  # the options of what is scheduled, if anything is
         self.holder: Any = None  # whose transaction is open over several statements
         self._numbers = 0
         self._open_errands = 0
@@ -84,15 +102,47 @@ class World:
         now = self.universe.now
         return any(a <= now < b and who in ("", process.name) for a, b, who in self.outages)
 
-    def durable(self, run_id: str) -> bytes:
-        """The results that the run's journal holds at this moment, as one text."""
-        entries = [Entry(*row) for row in self.db.execute(_SQL["journal"], (run_id,))]
-        return b"".join(unpack(one.output) for one in entries if one.output is not None)
+    def durable(self, run_id: str, children: bool) -> bytes:
+        """The results that the run's journal holds at this moment, and those of its children, as
+        one text."""
+        found = [one.output for one in self.entries(run_id)]
+        if children:
+            sql = "SELECT output FROM runs WHERE parent = ?"
+            found += [row[0] for row in self.db.execute(sql, (run_id,))]
+        return b"".join(unpack(one) for one in found if one is not None)
+
+    def entries(self, run_id: str) -> list[Entry]:
+        """The journals of all executions of a run."""
+        return [Entry(*row) for row in self.db.execute(_ENTRIES, (run_id,))]
 
     def record(self, run_id: str) -> RunRecord | None:
         """The run as the database holds it at this moment."""
         row = self.db.execute(_SQL["run"].replace(":columns", COLUMNS), (run_id,)).fetchone()
         return None if row is None else record(row)
+
+    def epoch(self, run_id: str) -> int | None:
+        """The run's, while the database's clock goes as clocks should: leases are of its time."""
+        found = None if self.clock.jumped else self.record(run_id)
+        return None if found is None else found.epoch
+
+    def look_at_queue(self, claimed: Sequence[Claimed]) -> None:
+        """Complain if a claim went beyond the limits of NARROW."""
+        taken = [one.run for one in claimed if one.run.queue == NARROW]
+        if not taken:
+            return
+        held = Counter(
+            row[0]
+            for row in self.db.execute(
+                "SELECT key FROM runs WHERE queue = ? AND state = 'running'", (NARROW,)
+            )
+        )
+        if held.total() > PLACES or max(held.values()) > PER_KEY:
+            self.history.complain(f"the limits of {NARROW} are exceeded: {dict(held)} are running")
+        since = self.clock.now() - PER
+        sql = "SELECT count(*) FROM runs WHERE queue = ? AND started_at > ?"
+        begun = self.db.execute(sql, (NARROW, since)).fetchone()[0]
+        if any(run.epoch == 1 for run in taken) and begun > STARTS:
+            self.history.complain(f"the limits of {NARROW} are exceeded: {begun} have begun")
 
     def earlier_events(self, key: str, seq: int) -> list[int]:
         """The events of that key before that one."""
@@ -114,6 +164,7 @@ class World:
             if self.db.in_transaction:
                 self.history.complain("a transaction is open at the end")
                 self.db.execute("ROLLBACK")
+            self._look_at_ticks()
             complaints = self.history.check(
                 self._found(),
                 bookings=self.db.execute("SELECT run, key, token FROM bookings").fetchall(),
@@ -121,6 +172,16 @@ class World:
             )
             self.universe.end()
         return complaints
+
+    def _look_at_ticks(self) -> None:
+        """Complain if ticks are missing or were made twice."""
+        body = self.db.execute("SELECT body FROM documents WHERE kind = 'schedule'").fetchone()
+        if body is not None:
+            sql = "SELECT input FROM runs WHERE workflow = 'ticking'"
+            inputs = [row[0] for row in self.db.execute(sql)]
+            started = plain(body[0])["book"]["started"]
+            for one in ticked(self.schedule["every"], inputs, started):
+                self.history.complain(one)
 
     def digest(self) -> str:
         """What tells two executions of a seed apart."""
@@ -141,6 +202,10 @@ class World:
             "durability": draw.choice(("sync", "adaptive")),
         }
         self.subscribes = draw.random() < 0.15
+        if draw.random() < 0.08:
+            self.schedule = {
+                "every": 1.0, "missed": "all", "overlap": draw.choice(("allow", "queue")),
+            }  # fmt: skip
         self.services = {"keep_in_memory": draw.choice((0.05, 5.0)), "linger": 0.3}
         arrange(self, draw)
         for process in self.processes:
@@ -157,8 +222,14 @@ class World:
         self._open_errands -= 1
 
     def _settled(self) -> bool:
-        if self._open_errands or not self.subscribes:
-            return not self._open_errands
+        if self._open_errands:
+            return False
+        if self.schedule:
+            sql = "SELECT count(*) FROM runs WHERE workflow = 'ticking' AND state = 'completed'"
+            if self.db.execute(sql).fetchone()[0] < _TICKS:
+                return False
+        if not self.subscribes:
+            return True
         events = self.db.execute("SELECT count(*) FROM events").fetchone()[0]
         return len(self.history.handled) == int(events)
 
@@ -174,15 +245,21 @@ class World:
         """All runs, those of callers and their children."""
         ids = [row[0] for row in self.db.execute("SELECT id FROM runs ORDER BY id")]
         runs = [run for run in map(self.record, ids) if run is not None]
-        sql = _SQL["signals"].replace(":rows", "(?, ?)")
         return [
             Found(
                 run,
-                [Entry(*row) for row in self.db.execute(_SQL["journal"], (run.id,))],
-                [Signal(*row) for row in self.db.execute(sql, (run.id, 0))],
+                self.entries(run.id),
+                [Signal(*row) for row in self.db.execute(_SIGNALS, (run.id,))],
+                self.history.bases(run.id),
             )
             for run in runs
         ]
+
+
+@cache
+def _scheduler(process: str) -> Scheduler:
+    """That of a process in all worlds: to make one takes as long as a world."""
+    return Scheduler()
 
 
 class _App(Aura):
@@ -190,7 +267,7 @@ class _App(Aura):
 
     lent: Store
 
-    def __init__(self, world: World, clock: WallClock, store: Store) -> None:
+    def __init__(self, world: World, name: str, clock: WallClock, store: Store) -> None:
         config = Config(database=":memory:", retention=None, encryption_keys=(), **world.settings)
         super().__init__("simulated", config=config, clock=clock)
         self.lent = store
@@ -199,6 +276,12 @@ class _App(Aura):
             self.registry.add(workflow)
         if world.subscribes:
             self.subscribe(TOPIC, group="all")(handle)
+        self.queue(NARROW, concurrency=PLACES, per_key=PER_KEY, rate=(STARTS, PER))
+        if world.schedule:
+            self.schedules = Schedules(self.registry, self._resolver, self._limits)
+            self.schedules.engine = _scheduler(name)
+            self.registry.add(self.schedules.engine.workflow)
+            self.schedule("pulse", ticking, **world.schedule)
 
     async def _open_store(self, *, worker: bool) -> Store:  # noqa: ARG002
         await self.lent.open()
@@ -221,7 +304,7 @@ class Process:
     def start(self) -> None:
         self.loop: Loop = self.world.universe.loop(self)
         self.store = SimulatedStore(self.world, self)
-        self.app = _App(self.world, self.clock, self.store)
+        self.app = _App(self.world, self.name, self.clock, self.store)
         self.world.log(f"{self.name} starts")
         self.ready = self.loop.create_future()
         self.loop.spawn(self._main())
@@ -297,13 +380,22 @@ class _Caller:
         if errand.helper:
             self._start_elsewhere()
         app = process.app
-        run: Any = await self._insist(lambda: app.start(script, errand.plan, id=errand.id))
+        run: Any = await self._insist(lambda: self._start(app))
         self._told("start")
         talks = [asyncio.ensure_future(self._signal(run, *one)) for one in errand.signals]
+        talks += [asyncio.ensure_future(self._update(run, *one)) for one in errand.updates]
         if errand.cancel_at is not None:
             talks.append(asyncio.ensure_future(self._cancel(run, errand.cancel_at)))
         await self._result(run)
         await asyncio.gather(*talks)
+
+    def _start(self, app: Aura) -> Any:
+        errand = self._errand
+        if errand.each:
+            asks = [kind for (kind,) in errand.plan]
+            return app.start(turns, asks, errand.each, [], id=errand.id)
+        place = place_in(NARROW, key=errand.key) if errand.key is not None else None
+        return app.start(script, errand.plan, id=errand.id, queue=place)
 
     def _start_elsewhere(self) -> None:
         """A worker starts the run, too, or first: the same id is the same run."""
@@ -313,7 +405,7 @@ class _Caller:
 
         async def start() -> None:
             with contextlib.suppress(StoreUnavailable, ConfigError):
-                await helper.app.start(script, self._errand.plan, id=self._errand.id)
+                await self._start(helper.app)
                 self._told("start")
 
         helper.loop.spawn(start())
@@ -333,6 +425,15 @@ class _Caller:
             self._told("signal", sent.seq)
             if sent.duplicate:
                 self._world.log(f"signal {key} of {run.id} was repeated")
+
+    async def _update(self, run: Any, after: float, key: str, times: int) -> None:
+        await self._sleep(after)
+        answers = self._world.history.answers.setdefault(run.id, {}).setdefault(key, [])
+        for _ in range(times):
+            answers.append(
+                await self._insist(lambda: run.update("ask", key, id=key, timeout=20.0))
+            )  # fmt: skip
+            self._told("update", answers[-1])
 
     async def _cancel(self, run: Any, after: float) -> None:
         await self._sleep(after)
@@ -356,7 +457,18 @@ class _Caller:
                 await self._insist(run.requeue)
             else:
                 self._told("result", result)
+                if self._errand.each:
+                    self._compare(result)
                 return
+
+    def _compare(self, result: list[str]) -> None:
+        """Whether a run that began anew again and again has had all that it was given."""
+        errand = self._errand
+        for what, given, mark in (
+            ("turns", [one[2] for one in errand.signals], "s-"),
+            ("updates", [one[1] for one in errand.updates], "u-"),
+        ):
+            self._told(what, (given, [one for one in result if one.startswith(mark)]))
 
     async def _insist(self, ask: Callable[[], Any]) -> Any:
         """Ask until there is an answer."""

@@ -49,6 +49,8 @@ async def attempt_until_done(
         number = before.attempt + 1
         await _wait_for_retry(execution, float(plain(before.error)["retry_at"]))
     while True:
+        if not step.idempotent:
+            await execution.hold_lease()
         one = Try(call, number, execution.clock.now(), [])
         timed_out = False
         try:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """`seq` is the number of the last entry that the run has already."""
+    """`seq` is the number of the last entry that the run has already, `values` that of the last
+    value that was made (a time, a random number, an id): with another one each step is another."""
 
     def __init__(self, execution: Execution, services: Services, seq: int) -> None:
         self._execution = execution
@@ -34,7 +35,7 @@ class Recorder:
         self._run_id = execution.id
         self._epoch = execution.record.epoch
         self.seq = seq
-        self._durable = seq
+        self._durable = self.values = seq
         self.history = History(self._run_id, services.history)
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -78,9 +79,10 @@ class Recorder:
             self.post(op, self._landed)
         return seq
 
-    async def durable(self) -> None:
-        """Return when all that was recorded is durable. Raises what has stopped the run."""
-        if self._durable < self.seq:
+    async def durable(self, seq: int | None = None) -> None:
+        """Return when all that was recorded is durable, or what was up to that seq. Raises what has
+        stopped the run."""
+        if self._durable < (self.seq if seq is None else seq):
             if self._lazy:
                 self._hurry()
             landed = asyncio.get_running_loop().create_future()

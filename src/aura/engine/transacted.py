@@ -58,6 +58,7 @@ async def transacted(
     is begun anew some times within the same try. Raises what makes the try fail.
     """
     for conflict in range(_CONFLICTS):
+        await execution.hold_lease()
         session = execution.session(step.isolation)
         if step.database is not None and not session.is_on(step.database):
             raise OtherDatabase(

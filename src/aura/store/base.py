@@ -336,11 +336,13 @@ class Claim:
 
 
 class Claimed(NamedTuple):
-    """A run that now belongs to the claimer, with its journal and signals in order of seq."""
+    """A run that now belongs to the claimer, with its journal and signals in order of seq;
+    `taken_over`: it was another worker's, whose lease is over."""
 
     run: RunRecord
     journal: list[Entry]
     signals: Sequence[Signal] = ()
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)

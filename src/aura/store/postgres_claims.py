@@ -87,11 +87,18 @@ class Claims:
         if not rows:
             await transaction.commit()  # what `find` may have done besides
             return []
-        runs = sorted(map(RunRecord._make, rows), key=lambda run: (run.created_at, run.id))
+        runs = sorted(
+            (RunRecord._make(tuple(row)[:-1]) for row in rows),
+            key=lambda run: (run.created_at, run.id),
+        )
+        over = {row[0] for row in rows if row[-1]}
         lines = await connection.fetch(_SQL["journals"], [run.id for run in runs])
         journals = {key: list(of) for key, of in groupby(map(Entry._make, lines), _run_id)}
         signals = await _signals_of(connection, runs)
-        claimed = [Claimed(run, journals.get(run.id, []), signals.get(run.id, ())) for run in runs]
+        claimed = [
+            Claimed(run, journals.get(run.id, []), signals.get(run.id, ()), run.id in over)
+            for run in runs
+        ]
         self._unsure += claimed
         await transaction.commit()
         taken = set(map(id, claimed))

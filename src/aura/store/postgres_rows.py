@@ -61,8 +61,13 @@ async def rows(connection: Connection, page: Page, columns: Sequence[str]) -> li
 
 
 async def fence(connection: Connection, what: Fence) -> list[str]:
+    """Those that nobody else has locked, else one of the others: a commit locks runs in the order
+    of its entries, so whoever waits for one must not hold another."""
     asked = None if what.runs is None else list(what.runs)
     taken = await connection.fetch(_SQL["fence"], what.move, asked, what.force, what.limit)
+    if not taken:
+        patient = _SQL["fence"].replace(" SKIP LOCKED", "")
+        taken = await connection.fetch(patient, what.move, asked, what.force, 1)
     return [row[0] for row in taken]
 
 

@@ -136,6 +136,7 @@ class SealedStore:
                 self._open_run(one.run),
                 [self._open_entry(entry) for entry in one.journal],
                 [self._open_signal(signal) for signal in one.signals],
+                one.taken_over,
             )
             for one in found.runs
         ]

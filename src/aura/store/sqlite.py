@@ -55,6 +55,7 @@ from aura.store.sqlite_queues import (
     any_in_queues,
     count_runs,
     put_queue,
+    take,
     take_from_queues,
 )
 from aura.store.sqlite_rows import add_rows, adopt, fence, layout, rows
@@ -316,16 +317,20 @@ class SqliteStore:
         }
         for at, (workflow, version) in enumerate(claim.versions):
             values |= {f"workflow{at}": workflow, f"version{at}": version}
-        sql = _SQL["claim"].replace(":versions", marks).replace(":columns", COLUMNS)
+        sql = _SQL["claim_heads"].replace(":versions", marks)
         next_wake = _SQL["next_wake"].replace(":versions", marks)
         db.execute("BEGIN IMMEDIATE")
         try:
             rows, look = self._claim_rows(db, claim, sql, values)
-            runs = sorted(map(record, rows), key=lambda run: run.created_at)
+            over = {row[0] for row in rows if row[-1]}
+            runs = sorted((record(row[:-1]) for row in rows), key=lambda run: run.created_at)
             signals = _signals_of(db, runs)
             claimed = [
-                Claimed(run, self._journal_of(db, run.id), signals.get(run.id, ())) for run in runs
-            ]
+                Claimed(
+                    run, self._journal_of(db, run.id), signals.get(run.id, ()), run.id in over
+                )
+                for run in runs
+            ]  # fmt: skip
             wake_at = db.execute(next_wake, values).fetchone()[0]
             cancels = tuple(row[0] for row in db.execute(_SQL["cancels"], (claim.worker,)))
             db.execute("COMMIT")
@@ -350,7 +355,9 @@ class SqliteStore:
         if queued:
             rows, look = take_from_queues(db, claim, (room + self._odd) // 2, now, COLUMNS)
         half = len(rows)
-        rows += db.execute(sql, values | {"limit": room - half}).fetchall()
+        heads = db.execute(sql, values | {"limit": room - half}).fetchall()
+        if heads:
+            rows += take(db, heads, claim.worker, now, COLUMNS)
         if queued and half == (room + self._odd) // 2 and len(rows) < room:
             more, look = take_from_queues(db, claim, room - len(rows), now, COLUMNS)
             rows += more

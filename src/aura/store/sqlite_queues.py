@@ -86,8 +86,8 @@ def any_in_queues(db: sqlite3.Connection, claim: Claim, now: float) -> bool:
 def take_from_queues(
     db: sqlite3.Connection, claim: Claim, room: int, now: float, columns: str
 ) -> tuple[list[tuple[Any, ...]], float | None]:
-    """The rows of the runs that are the claimer's from now on, at most `room`; and in how many
-    seconds there may be more for a reason that nobody tells."""
+    """The rows of the runs that are the claimer's from now on, at most `room`, each with whether it
+    was taken over; and in how many seconds there may be more for a reason that nobody tells."""
     values = {**_values(claim, now), "room": room, "most": MOST_HEADS}
     ask: Callable[..., list[tuple[Any, ...]]] = lambda name, **more: db.execute(  # noqa: E731
         _SQL[name], values | more
@@ -104,9 +104,17 @@ def take_from_queues(
     look = next_look(loads, now, heads, chosen, room)
     if not chosen:
         return [], look
-    ids = json.dumps([one.id for one in chosen])
-    sql = _SQL["queue_claim"].replace(":columns", columns)
-    return db.execute(sql, values | {"ids": ids}).fetchall(), look
+    return take(db, [(one.id, one.state) for one in chosen], claim.worker, now, columns), look
+
+
+def take(
+    db: sqlite3.Connection, heads: Sequence[tuple[str, str]], worker: str, now: float, columns: str
+) -> list[tuple[Any, ...]]:
+    """Make these runs (id, state) the worker's; their rows, each with whether it was taken over."""
+    over = {run_id for run_id, state in heads if state == "running"}
+    values = {"ids": json.dumps([run_id for run_id, _ in heads]), "worker": worker, "now": now}
+    rows = db.execute(_SQL["claim"].replace(":columns", columns), values).fetchall()
+    return [(*row, row[0] in over) for row in rows]
 
 
 def _values(claim: Claim, now: float) -> dict[str, Any]:

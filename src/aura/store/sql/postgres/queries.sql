@@ -146,7 +146,7 @@ UPDATE aura.runs AS r SET
     recoveries = r.recoveries + CASE taken.state WHEN 'running' THEN 1 ELSE 0 END
 FROM taken
 WHERE r.id = taken.id
-RETURNING :columns
+RETURNING :columns, taken.state = 'running'
 
 -- :name: moment
 SELECT aura.moment()
@@ -326,7 +326,7 @@ UPDATE aura.runs AS r SET
     recoveries = r.recoveries + CASE taken.state WHEN 'running' THEN 1 ELSE 0 END
 FROM taken
 WHERE r.id = taken.id
-RETURNING :columns
+RETURNING :columns, taken.state = 'running'
 
 -- :name: put_queue
 INSERT INTO aura.queues AS q (name, epoch, limits, exclusive, rate, per, updated_at)
@@ -482,7 +482,7 @@ WHERE r.id = ANY (ARRAY(
       AND (one.state <> 'running' OR $3::boolean OR NOT EXISTS (
           SELECT FROM aura.workers AS w
           WHERE w.id = one.owner AND w.lease_until > aura.moment()))
-    ORDER BY one.id LIMIT $4 FOR UPDATE))
+    ORDER BY one.id LIMIT $4 FOR UPDATE SKIP LOCKED))
 RETURNING r.id
 
 -- :name: identity

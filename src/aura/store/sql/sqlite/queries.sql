@@ -229,47 +229,37 @@ ORDER BY seq
 -- :name: workers
 SELECT id, lease_until, started_at, info FROM workers ORDER BY started_at, id
 
--- :name: claim
-UPDATE runs SET
-    recoveries = recoveries + (state = 'running'),
-    state = 'running',
-    epoch = epoch + 1,
-    owner = :worker,
-    wake_at = NULL,
-    started_at = coalesce(started_at, :now)
-WHERE id IN (
-    SELECT id FROM (
-        SELECT * FROM (
-            SELECT id, created_at AS since FROM runs
-            WHERE state = 'pending' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
-              AND (:only IS NULL OR id = :only)
-            ORDER BY created_at LIMIT :limit
-        )
-        UNION ALL
-        SELECT * FROM (
-            SELECT id, wake_at FROM runs
-            WHERE state = 'waiting' AND queue IS NULL AND wake_at <= :now
-              AND (workflow, version) IN (VALUES :versions)
-              AND (:only IS NULL OR id = :only)
-            ORDER BY wake_at LIMIT :limit
-        )
-        UNION ALL
-        SELECT * FROM (
-            SELECT id, created_at FROM runs
-            WHERE state = 'running' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
-              AND (:only IS NULL OR id = :only)
-              AND owner IN (
-                  SELECT DISTINCT holder.owner FROM runs AS holder
-                  LEFT JOIN workers ON workers.id = holder.owner
-                  WHERE holder.state = 'running' AND holder.owner <> :worker
-                    AND (workers.id IS NULL OR workers.lease_until <= :now)
-              )
-            LIMIT :limit
-        )
+-- :name: claim_heads
+SELECT id, state FROM (
+    SELECT * FROM (
+        SELECT id, state, created_at AS since FROM runs
+        WHERE state = 'pending' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
+          AND (:only IS NULL OR id = :only)
+        ORDER BY created_at LIMIT :limit
     )
-    ORDER BY since LIMIT :limit
+    UNION ALL
+    SELECT * FROM (
+        SELECT id, state, wake_at FROM runs
+        WHERE state = 'waiting' AND queue IS NULL AND wake_at <= :now
+          AND (workflow, version) IN (VALUES :versions)
+          AND (:only IS NULL OR id = :only)
+        ORDER BY wake_at LIMIT :limit
+    )
+    UNION ALL
+    SELECT * FROM (
+        SELECT id, state, created_at FROM runs
+        WHERE state = 'running' AND queue IS NULL AND (workflow, version) IN (VALUES :versions)
+          AND (:only IS NULL OR id = :only)
+          AND owner IN (
+              SELECT DISTINCT holder.owner FROM runs AS holder
+              LEFT JOIN workers ON workers.id = holder.owner
+              WHERE holder.state = 'running' AND holder.owner <> :worker
+                AND (workers.id IS NULL OR workers.lease_until <= :now)
+          )
+        LIMIT :limit
+    )
 )
-RETURNING :columns
+ORDER BY since LIMIT :limit
 
 -- :name: any_in_queues
 SELECT EXISTS (
@@ -372,7 +362,7 @@ WHERE spots.key IS NOT NULL AND r.rowid IN (
     ORDER BY (one.started_at IS NULL), one.rank
     LIMIT max(1, min(:room, :most / max(1, (SELECT count(*) FROM spots)))))
 
--- :name: queue_claim
+-- :name: claim
 UPDATE runs SET
     recoveries = recoveries + (state = 'running'),
     state = 'running',
