@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from functools import cache
 from statistics import mean
+from typing import Any
 
 from river import bandit, proba
 
@@ -62,7 +63,7 @@ def ours(seed: int, *, delay: int = 0) -> float:
 
 
 def rivers(seed: int) -> float:
-    policy = bandit.ThompsonSampling(reward_obj=proba.Beta(), seed=seed)  # type: ignore[no-untyped-call]
+    policy: Any = bandit.ThompsonSampling(reward_obj=proba.Beta(), seed=seed)
 
     def reward(_: int, arm: str, value: float) -> None:
         policy.update(arm, bool(value))

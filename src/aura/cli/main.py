@@ -28,6 +28,7 @@ from aura.cli.decommission import decommission
 from aura.cli.dlq import dlq
 from aura.cli.doctor import doctor
 from aura.cli.experiment import experiment
+from aura.cli.flows import flows
 from aura.cli.fork import fork
 from aura.cli.gc import gc
 from aura.cli.messages import runs
@@ -63,6 +64,7 @@ cli.add_typer(rollout, name="rollout")
 cli.add_typer(catalog, name="catalog")
 cli.command()(apply)
 cli.add_typer(experiment, name="experiment")
+cli.add_typer(flows, name="flows")
 cli.command("rollback")(rollback)
 cli.add_typer(decommission, name="decommission")
 cli.add_typer(shadow, name="shadow")

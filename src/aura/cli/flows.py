@@ -1,0 +1,202 @@
+"""`aura flows`: what `aura.choose` has learnt, and what another policy would have earned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.text import Text
+
+from aura.app import Aura
+from aura.cli import process
+from aura.cli.loading import bare_app, opened
+from aura.cli.options import Database, Json
+from aura.cli.output import clean, note, print_json, show, table
+from aura.delivery.flow import Flow
+from aura.delivery.worth import logged, worth
+from aura.errors import InvalidInput
+from aura.stats.means import ConfidenceSequence
+
+T = TypeVar("T")
+
+flows = typer.Typer(
+    help="Choices inside workflows: what was learnt about their arms.", no_args_is_help=True
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The choice.", show_default=False)]
+
+
+@flows.command("list")
+def list_(database: Database = None, as_json: Json = False) -> None:
+    """List choices with the probabilities of their arms.
+
+    \b
+    Example:
+      aura flows list
+    """
+
+    async def look(app: Aura) -> list[Flow]:
+        return [await app.flows.show(name) for name in await app.flows.names()]
+
+    found = _with_app(database, look)
+    if as_json:
+        print_json([_plain(one) for one in found])
+        return
+    if not found:
+        note("No choice has been made. Make one with aura.choose in a workflow.")
+        return
+    rows = (
+        (
+            Text(clean(one.name)),
+            f"{sum(arm.choices for arm in one.arms.values()):,}",
+            f"{one.pending:,}",
+            Text(", ".join(f"{clean(arm)} {share:.0%}" for arm, share in _ordered(one))),
+        )
+        for one in found
+    )
+    show(table(("=NAME", ">CHOICES", ">PENDING", "NOW"), rows))
+
+
+@flows.command("show")
+def show_(name: Name, database: Database = None, as_json: Json = False) -> None:
+    """Show what is known of each arm of a choice.
+
+    \b
+    Example:
+      aura flows show strategy
+    """
+    found = _with_app(database, lambda app: app.flows.show(name))
+    if as_json:
+        print_json(_plain(found))
+        return
+    rows = (
+        (
+            Text(clean(arm)),
+            f"{share:.1%}",
+            f"{found.arms[arm].choices:,}",
+            f"{found.arms[arm].rewarded:,}",
+            f"{found.arms[arm].mean:.3f}",
+            f"{found.arms[arm].failed:,}",
+            Text(clean(found.arms[arm].tripped)),
+        )
+        for arm, share in _ordered(found)
+    )
+    columns = ("=ARM", ">NOW", ">CHOICES", ">REWARDS", ">MEAN", ">FAILED", "TRIPPED")
+    show(table(columns, rows))
+    note(f"{found.pending:,} choices wait for their reward, {found.ignored:,} lines were ignored.")
+
+
+@flows.command()
+def evaluate(
+    name: Name,
+    policy: Annotated[
+        str,
+        typer.Option(
+            help='Weights by arm, as in "fast=0.2,deep=0.8", or the name of one arm.',
+            show_default=False,
+        ),
+    ],
+    alpha: Annotated[float, typer.Option(help="How often the interval may be wrong.")] = 0.05,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate, from the log, what a policy would have earned per choice.
+
+    \b
+    Examples:
+      aura flows evaluate strategy --policy deep
+      aura flows evaluate strategy --policy fast=0.2,deep=0.8
+    """
+    weights = _weights(policy)
+
+    async def look(app: Aura) -> Any:
+        return worth(logged(await app.flows.lines(name)), weights, alpha)
+
+    found = _with_app(database, look)
+    if as_json:
+        print_json(asdict(found))
+        return
+    rows = (
+        (title, f"{one.estimate:.4f}", f"{one.low:.4f}", f"{one.high:.4f}")
+        for title, one in (("doubly robust", found.doubly_robust), ("IPS", found.ips))
+    )
+    show(table(("=ESTIMATOR", ">REWARD", ">FROM", ">TO"), rows))
+    note(
+        f"The log's own choices earned {found.logged:.4f}. {found.n:,} choices, which are as good "
+        f"as {found.effective:,.0f} of this policy. {_said(found.doubly_robust, found.logged)}"
+    )
+
+
+@flows.command()
+def release(
+    name: Name,
+    arm: Annotated[str, typer.Argument(metavar="ARM", help="The arm.", show_default=False)],
+    by: Annotated[str, typer.Option("--by", help="Who says so.")] = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Let an arm be taken again that was tripped; its failures count anew.
+
+    \b
+    Example:
+      aura flows release strategy deep --by ada
+    """
+    _with_app(database, lambda app: app.flows.release(name, arm, by=by))
+    if as_json:
+        print_json({"name": name, "arm": arm, "released": True})
+    else:
+        note(f"Arm {arm} of {name} may be taken again.")
+
+
+def _with_app(database: str | None, act: Callable[[Aura], Awaitable[T]]) -> T:
+    async def inside(app: Aura) -> T:
+        async with opened(app):
+            return await act(app)
+
+    return process.run(inside(bare_app(database)))
+
+
+def _ordered(flow: Flow) -> list[tuple[str, float]]:
+    return sorted(flow.probabilities.items(), key=lambda one: -one[1])
+
+
+def _said(found: ConfidenceSequence, logged: float) -> str:
+    if found.low > logged:
+        return "It is better than what was done."
+    if found.high < logged:
+        return "It is worse than what was done."
+    return "That does not tell it from what was done."
+
+
+def _weights(text: str) -> dict[str, float]:
+    """Raises InvalidInput."""
+    if "=" not in text:
+        return {text: 1.0}
+    try:
+        return {
+            arm.strip(): float(share)
+            for arm, share in (one.split("=", 1) for one in text.split(","))
+        }
+    except ValueError:
+        raise InvalidInput(
+            f"--policy is {text!r}", hint='Write "fast=0.2,deep=0.8", or the name of one arm'
+        ) from None
+
+
+def _plain(flow: Flow) -> dict[str, Any]:
+    arms = {
+        name: {
+            "probability": flow.probabilities.get(name, 0.0), "choices": arm.choices,
+            "rewarded": arm.rewarded, "mean": arm.mean, "overdue": arm.overdue,
+            "good": arm.good, "failed": arm.failed, "tripped": arm.tripped,
+        }
+        for name, arm in flow.arms.items()
+    }  # fmt: skip
+    policy = None if flow.policy is None else json.loads(json.dumps(asdict(flow.policy)))
+    return {
+        "name": flow.name, "arms": arms, "pending": flow.pending, "ignored": flow.ignored,
+        "policy": policy,
+    }  # fmt: skip
