@@ -14,10 +14,11 @@ import pytest
 import aura
 from aura import Run, RunFailed, StepFailed, step
 from aura.engine.queues import place
+from aura.engine.rehearsal import rehearse
 from aura.engine.replay import Replay
 from aura.engine.shadow import SHADOW, Baseline, is_shadow, shadow_place, suppressed
 from aura.errors import EffectSuppressed, RegistrationError
-from aura.store.base import Entry
+from aura.store.base import Claimed, Entry
 from tests.engine.bank import Bank, opened
 from tests.engine.kit import World, declare, until
 
@@ -474,6 +475,40 @@ async def test_the_queue_is_declared_by_its_first_use_and_limits_of_others_stay(
     run = await other.start(inner, "ada", queue=other.shadow(line="b"))
     limits = {one.name: one.limits.concurrency for one in await other.store.queues()}
     assert limits["aura.shadow.b"] == 8
+
+
+async def test_a_shadow_is_replayed_against_other_code(world: World) -> None:
+    app = await world.open(order)
+    baseline = await app.start(order, "ada")
+    await baseline.result(timeout=60)
+    shadow = await shadow_of(baseline, app, order, "ada")
+    await shadow.result(timeout=60)
+    before = list(done)
+    history = Claimed(await shadow.record(), await world.journal(shadow.id))
+
+    async def other(account: str) -> Any:
+        return await mail(account, "first")
+
+    same = await rehearse(order, history)
+    assert (same.diverges, same.result_differs, same.reason) == (False, False, ""), same
+    differs = await rehearse(declare(other, name="order"), history)
+    assert differs.diverges
+    assert done == before
+
+
+@pytest.mark.parametrize("key", ["a:" + "A" * 43 + "="])
+async def test_an_encrypted_list_is_shown_as_such(tmp_path: Path, key: str) -> None:
+    world = World(str(tmp_path / "aura.db"))
+    app = await world.open(unanswered, encryption_keys=(key,))
+    run = await app.start(unanswered, id="s", queue=app.shadow())
+    with pytest.raises(EffectSuppressed):
+        await run.result(timeout=60)
+    assert (await run.suppressed())[0].name == "charge"
+    await world.close()
+    blind = await world.open(unanswered, worker=False)
+    (one,) = await blind.run("s").suppressed()
+    assert (one.name, one.answer, one.arguments) == ("charge", "encrypted", None)
+    await world.close()
 
 
 def test_the_mark_is_the_queue() -> None:

@@ -206,7 +206,8 @@ class Shadows:
             noise = await self._noise(copy)
         except NotComparable as reason:
             self.uncompared += 1
-            self.desk.found(seen.split, seen.arm, replace(found, reason=str(reason)))
+            why = seen.error or str(reason)
+            self.desk.found(seen.split, seen.arm, replace(found, reason=why))
             self._observe(replace(seen, error=seen.error or f"not compared: {reason}"))
             return
         finally:
