@@ -146,12 +146,13 @@ def test_the_truth_is_left_out_with_a_probability_of_alpha_at_most(share: float,
     """A look after every event, from the first unit on; both arms have the same rate."""
     alpha, streams, units = 0.1, 300, 600
     generator = np.random.default_rng(4)
-    excludes = cache(
-        lambda s1, n1, s0, n0: (
-            log_e_difference(Counts(s1, n1), Counts(s0, n0), alpha, planned=600, share=share)
-            >= -math.log(alpha)
-        )
-    )
+
+    @cache
+    def excludes(s1: int, n1: int, s0: int, n0: int) -> bool:
+        one, two = Counts(s1, n1), Counts(s0, n0)
+        log_e = log_e_difference(one, two, alpha, planned=600, share=share)
+        return log_e >= -math.log(alpha)
+
     missed = 0
     for _ in range(streams):
         on, hit = generator.random(units) < share, generator.random(units) < p
@@ -161,7 +162,7 @@ def test_the_truth_is_left_out_with_a_probability_of_alpha_at_most(share: float,
             counts[0, looks] - counts[1, looks] * (counts[0] + counts[2])[looks] / (looks + 1)
         ) / np.sqrt(looks + 1)
         for look in looks[np.argsort(-worst)[:6]]:
-            if excludes(*(int(count) for count in counts[:, look])):
+            if excludes(*counts[:, look].tolist()):
                 missed += 1
                 break
     assert missed <= alpha * streams
