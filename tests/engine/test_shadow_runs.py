@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 import aura
 from aura import Run, RunFailed, StepFailed, step
+from aura.cli.main import main
 from aura.engine.queues import place
 from aura.engine.rehearsal import rehearse
 from aura.engine.replay import Replay
@@ -138,26 +137,32 @@ async def test_where_nothing_answers_the_run_ends_and_has_not_failed(world: Worl
     assert done == []
 
 
-async def test_the_command_line_lists_them(tmp_path: Path) -> None:
-    world = World(str(tmp_path / "aura.db"))
-    app = await world.open(unanswered)
-    run = await app.start(unanswered, id="s", queue=app.shadow())
-    with pytest.raises(EffectSuppressed):
-        await run.result(timeout=60)
-    await world.close()
-    shown = await asyncio.to_thread(show, world.database, "s")
+def test_the_command_line_lists_them(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    database = str(tmp_path / "aura.db")
+
+    async def begin() -> None:
+        world = World(database)
+        app = await world.open(unanswered)
+        run = await app.start(unanswered, id="s", queue=app.shadow())
+        with pytest.raises(EffectSuppressed):
+            await run.result(timeout=60)
+        await world.close()
+
+    def show(*options: str) -> str:
+        capfdbinary.readouterr()
+        assert main(["runs", "show", "s", "--database", database, *options]) == 0
+        return capfdbinary.readouterr().out.decode()
+
+    asyncio.run(begin())
+    shown = show()
     assert "EffectSuppressed" in shown
     assert ["step", "charge", "none"] in [line.split()[:3] for line in shown.splitlines()]
     assert '{"account": "ada", "cents": 1}' in shown
-    as_json = json.loads(await asyncio.to_thread(show, world.database, "s", "--json"))
+    as_json = json.loads(show("--json"))
     assert as_json["suppressed"][0]["arguments"]["value"] == {"account": "ada", "cents": 1}
     assert as_json["journal"] == []
-
-
-def show(database: str, run: str, *options: str) -> str:
-    command = [sys.executable, "-m", "aura.cli.main", "runs", "show", run, "--database", database]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 async def test_other_arguments_are_not_answered_with_the_baselines_result(world: World) -> None:
