@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -171,11 +172,12 @@ def test_the_truth_is_left_out_with_a_probability_of_alpha_at_most(share: float,
 @pytest.mark.parametrize("alpha", [0.0, 1.0, math.nan])
 def test_what_makes_no_sense_is_refused(alpha: float) -> None:
     one = Counts(1, 10)
-    for question in (
+    questions: list[Callable[[], object]] = [
         lambda: rate(one, alpha),
         lambda: difference(one, one, alpha),
         lambda: ratio(one, one, alpha),
-    ):
+    ]
+    for question in questions:
         with pytest.raises(ValueError, match="alpha"):
             question()
     with pytest.raises(ValueError, match="planned"):
