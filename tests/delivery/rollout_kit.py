@@ -107,8 +107,9 @@ class Traffic:
             latency = self.slow.get(name, 0.01)
             now = time.time()
             one = Observation(
-                self.split, split.epoch, name, unit, now, ok, latency, share, shadow=shadow
-            )
+                self.split, split.epoch, name, unit, now, ok, latency, share, shadow=shadow,
+                user_ok=ok or shadow,
+            )  # fmt: skip
             self.app.rollouts.observe(one)
             self.sent += 1
 

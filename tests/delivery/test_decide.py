@@ -13,6 +13,7 @@ from aura.delivery.decide import (
     ORDERS,
     Advance,
     Approve,
+    Ask,
     Complete,
     Continue,
     Decision,
@@ -202,6 +203,100 @@ def test_the_shares_of_any_plan_are_exact(buckets: set[int]) -> None:
         weights, mirror, _ = layout(plan, running(index))
         split = split.with_weights(weights, mirror=mirror)
         assert split.share("new") == stage.weight
+
+
+# Approvals, windows, pauses, and both arms in trouble.
+
+GATE = ApprovalRule(1, ("ann", "bob"), timeout=60.0)
+GATED = replace(
+    PLAN, stages=(PLAN.stages[0], replace(PLAN.stages[1], approval=GATE), *PLAN.stages[2:])
+)
+NEVER = replace(PLAN, windows=(Window((0,), 0, 1),))  # the first minute of Mondays; 1970 began
+# on a Thursday
+
+
+def test_approvals_are_asked_for_and_then_waited_for() -> None:
+    asking = decide(GATED, running(), evidence(), 1010.0)
+    assert asking == Ask("stage 10% has its evidence and waits for 1 approval of ann or bob")
+    state = apply(running(), asking, 1010.0)
+    assert (state.asked_at, state.entered_at) == (1010.0, 1000.0)
+    assert isinstance(decide(GATED, state, evidence(), 1069.0), Continue)
+    late = decide(GATED, state, evidence(), 1070.0)
+    assert isinstance(late, Hold)
+    assert "not approved within 60 s" in late.reason
+    given = answer(GATED, state, Said(by="ann"))
+    assert given == Approve("ann", "1 of 1 approvals of stage 10%")
+    after = apply(state, given, 1050.0)
+    assert isinstance(decide(GATED, after, evidence(), 2000.0), Advance)
+
+
+def test_an_approval_is_no_evidence_and_no_evidence_no_approval() -> None:
+    state = replace(running(), approvals=("ann",))
+    assert isinstance(decide(GATED, state, evidence(requests=3), 1050.0), Continue)
+    assert isinstance(decide(GATED, state, evidence(), 1050.0), Advance)
+    advanced = decide(GATED, replace(running(), order="advance"), evidence(), 1050.0)
+    assert advanced == Advance(2, "ordered by the operator without 1 approval of ann or bob")
+
+
+def test_a_hold_takes_approvals_back_and_a_pause_keeps_them() -> None:
+    state = replace(running(), approvals=("ann",), asked_at=1010.0)
+    for order, kept in (("hold", ()), ("pause", ("ann",))):
+        told: RolloutState = replace(state, order=order)  # type: ignore[arg-type]
+        stopped = apply(told, decide(GATED, told, evidence(requests=1), 1020.0), 1020.0)
+        again = replace(stopped, order="resume")
+        found = decide(GATED, again, evidence(requests=1), 5020.0)
+        after = apply(again, found, 5020.0)
+        assert (after.status, after.approvals) == ("running", kept)
+        assert after.entered_at == (5020.0 if order == "hold" else 5000.0)
+
+
+def test_the_clock_stands_still_in_a_pause() -> None:
+    told = running(order="pause")
+    paused = apply(told, decide(PLAN, told, evidence(requests=1), 1050.0), 1050.0)
+    assert (paused.status, paused.paused_at) == ("paused", 1050.0)
+    assert isinstance(decide(PLAN, paused, evidence(requests=1), 9e9), Continue)
+    again = apply(
+        replace(paused, order="resume"),
+        decide(PLAN, replace(paused, order="resume"), evidence(requests=1), 4050.0),
+        4050.0,
+    )
+    assert isinstance(decide(PLAN, again, evidence(requests=1), 4099.0), Continue)
+    assert isinstance(decide(PLAN, again, evidence(requests=1), 4100.0), Hold)
+    tripped = decide(PLAN, paused, evidence(errors="trip"), 1060.0)
+    assert isinstance(tripped, Rollback)
+
+
+def test_outside_of_every_window_only_a_person_goes_on() -> None:
+    waits = decide(NEVER, running(), evidence(), 1010.0)
+    assert waits == Continue(
+        "stage 10% has its evidence and waits for its window, which opens Mon 1970-01-05 00:00 UTC"
+    )
+    assert isinstance(decide(NEVER, running(), evidence(), 345_630.0), Advance)
+    assert isinstance(decide(NEVER, running(order="advance"), evidence(), 1010.0), Advance)
+    assert isinstance(decide(NEVER, running(), evidence(errors="trip"), 1010.0), Rollback)
+    never_held = decide(NEVER, running(), evidence(), 9_999.0)
+    assert isinstance(never_held, Continue)  # max_time is for evidence
+
+
+def test_both_arms_in_trouble_are_held() -> None:
+    bad = Evidence(30, 5, (replace(says("errors"), excused="errors: 9 of 10 failed"),))
+    found = decide(PLAN, running(), bad, 1010.0)
+    assert isinstance(found, Hold)
+    assert "not the candidate's fault" in found.reason
+    assert "errors: 9 of 10 failed, and the baseline does no better" in found.reason
+    assert isinstance(decide(PLAN, running(order="advance"), bad, 1010.0), Advance)
+
+
+def test_all_splits_need_their_evidence_and_any_may_trip() -> None:
+    plan = replace(PLAN, together=(Pair("other", "o1", "o2"),))
+    own = replace(evidence(), split="r")
+    lacking = replace(own, others=(replace(evidence(requests=29), split="other"),))
+    found = decide(plan, running(), lacking, 1010.0)
+    assert found == Continue("stage 10% waits for other: 1 more requests of the candidate")
+    bad = replace(own, others=(replace(evidence(errors="trip"), split="other"),))
+    assert decide(plan, running(), bad, 1010.0) == Rollback("other: errors: why", "errors")
+    both = replace(own, others=(replace(evidence(), split="other"),))
+    assert isinstance(decide(plan, running(), both, 1010.0), Advance)
 
 
 # Whatever happens: random plans, states, evidence and times.

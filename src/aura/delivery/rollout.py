@@ -70,7 +70,7 @@ log = logging.getLogger("aura.delivery")
 WORKFLOW, VERSION = "aura.rollout", "1.0.0"
 _TICK = 0.25  # seconds between looks when nothing is heard, and between published states
 _IDLE = 1.0, 0.01  # when only the words change: seconds, or this part of the stage's time
-_HEARD = 60.0  # seconds for a signal that is there to be handed to the workflow
+_HEARD = 600.0  # seconds, over crashes, for a signal that is there to be handed over
 _RETRY = Retry(attempts=10, first=0.1, longest=5.0, never=(RolloutError, SplitError))
 
 

@@ -274,6 +274,7 @@ def given_up(known: RolloutStatus, reason: str, now: float) -> RolloutStatus:
         stages=stages,
         weights={known.baseline: 1.0, known.candidate: 0.0},
         weight=0.0,
+        approval=None,
         together=tuple(
             replace(pair, weights={pair.baseline: 1.0, pair.candidate: 0.0})
             for pair in known.together
