@@ -200,4 +200,4 @@ def _tell(report: ReplayReport) -> None:
     for one in report.skipped:
         note(f"Skipped run {one.run}: {one.reason}")
     if report.compatible and report.runs:
-        note(f"All {report.runs} runs replay.")
+        note("The run replays." if report.runs == 1 else f"All {report.runs} runs replay.")
