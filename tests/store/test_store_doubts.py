@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from aura.errors import StoreUnavailable
+from aura.store.portable import Fence
 from aura.store.postgres import PostgresStore
 from aura.store.postgres_link import Link
 from tests.store.kit import beat, claim, eventually, start, the_run
@@ -84,6 +85,24 @@ async def test_a_refused_claim_leaves_no_broken_transaction(
     await blocker.close()
     (found,) = await claim(postgres)
     assert found.run.epoch == 1
+
+
+async def test_taking_runs_away_waits_for_no_commit_while_it_holds_others(
+    postgres: PostgresStore, postgres_url: str
+) -> None:
+    """A commit locks runs in the order of its entries, so the two would wait for each other."""
+    await beat(postgres, "w")
+    await postgres.commit([start("a", owner="w"), start("b", owner="w")])
+    blocker = await asyncpg.connect(postgres_url)
+    lock = "SELECT FROM aura.runs WHERE id = $1 FOR KEY SHARE"
+    async with blocker.transaction():
+        await blocker.execute(lock, "b")
+        assert await postgres.fence(Fence("m", force=True)) == ["a"], "not the one that is locked"
+        await blocker.execute(lock, "a")
+        waiting = asyncio.create_task(postgres.fence(Fence("m", force=True)))
+    assert await waiting == ["b"]
+    assert await postgres.fence(Fence("m", force=True)) == []
+    await blocker.close()
 
 
 async def test_a_server_that_goes_away_while_a_connection_is_set_up(

@@ -99,7 +99,8 @@ def export_runs(given: ExportOptions) -> None:
     if given.as_json:
         print_json({"file": str(given.file), "move": what.move or None, **done._asdict()})
         return
-    note(f"{given.file} has {done.runs} runs ({done.lines:,} lines).")
+    runs = "1 run" if done.runs == 1 else f"{done.runs:,} runs"
+    note(f"{given.file} has {runs} ({done.lines:,} lines).")
     if done.moves:
         note(
             f"Not in it are runs of earlier moves: {', '.join(done.moves)}. They go on where "
@@ -184,7 +185,8 @@ def _any_app(database: str | None) -> Aura:
 
 
 def _told(done: Imported) -> str:
-    parts = [f"{done.created} runs have arrived"]
+    arrived = "1 run has" if done.created == 1 else f"{done.created} runs have"
+    parts = [f"{arrived} arrived"]
     if done.parked:
         parts.append(f"{done.parked} of them are parked")
     if done.returned:
