@@ -287,7 +287,9 @@ async def rollback(one: Fleet, plan: Plan) -> float:
     return one.crowd.last_of_candidate(status.history[-1].since)
 
 
-async def outage(one: Fleet, plan: Plan, *, frozen: bool) -> tuple[float, float]:
+async def outage(
+    one: Fleet, plan: Plan, *, frozen: bool, seconds: float = OUTAGE
+) -> tuple[float, float]:
     """Seconds from the loss of the database until no gateway sends anybody to the candidate, and
     from its return until one does again."""
     one.crowd.failing = False
@@ -297,8 +299,8 @@ async def outage(one: Fleet, plan: Plan, *, frozen: bool) -> tuple[float, float]
     gone = time.time()
     await asyncio.to_thread(one.server.freeze if frozen else one.server.kill)
     one.crowd.failing = True
-    await asyncio.sleep(OUTAGE - (time.time() - gone))
-    zero = one.crowd.last_of_candidate(gone, gone + OUTAGE)
+    await asyncio.sleep(max(0.0, seconds - (time.time() - gone)))
+    zero = one.crowd.last_of_candidate(gone, gone + seconds)
     one.crowd.failing = False
     await asyncio.to_thread(one.server.thaw if frozen else one.server.start)
     back = time.time()
