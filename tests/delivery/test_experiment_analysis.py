@@ -132,6 +132,20 @@ def test_a_dropped_arm_stays_out_and_the_ratio_of_the_others_holds() -> None:
     assert findings.counters.strays == 0
 
 
+def test_an_outcome_of_one_request_is_compared_exactly() -> None:
+    """From the first unit on, where means need a hundred in each arm."""
+    rates = made(
+        primary=metric(name="outcome", source="outcome", effect=0.0), guards=(), min_units=10
+    )
+    few = folded(rates, 60, failing="a").findings().primary("b")
+    assert few.verdict == "better"
+    assert few.low is not None and few.high is not None  # noqa: PT018
+    assert 0 < few.low < few.difference == 1.0 == few.high
+    assert few.p < 0.001
+    same = folded(rates, 600).findings().primary("b")
+    assert (same.verdict, same.difference) == ("open", 0.0)
+
+
 # -- the sample ratio --------------------------------------------------------------------------
 
 

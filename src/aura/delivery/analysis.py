@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -32,10 +32,11 @@ from aura.delivery.guard import GuardState, Judgement, judge
 from aura.delivery.observation import Observation
 from aura.delivery.reward import Reward
 from aura.delivery.split import Split
-from aura.stats import means
+from aura.stats import means, proportions
 from aura.stats.eprocess import as_evidence, log_assignment_evidence
 from aura.stats.means import Pairs
 from aura.stats.multiple import adjusted
+from aura.stats.proportions import Counts
 
 KEYLESS = "address:"
 """What the gateway begins a unit with when its request named none."""
@@ -389,21 +390,37 @@ class Analysis:
         return own / (own + baseline)
 
     def _pair(self, place: int, arm: str) -> means.Adjustment:
-        return means.cuped(self._pairs[place][self._places[arm]], self._pairs[place][0])
+        own, baseline = self._pairs[place][self._places[arm]], self._pairs[place][0]
+        if exact(self.metrics[place]):
+            return means.Adjustment(own.y.estimate(), baseline.y.estimate(), 0.0, 0.0)
+        return means.cuped(own, baseline)
+
+    def _sequence(
+        self, place: int, arm: str, pair: means.Adjustment
+    ) -> tuple[means.ConfidenceSequence, Callable[[], float]]:
+        """The difference's confidence sequence, and how to get ln E against no difference."""
+        alpha, planned = self.alpha(place), self.experiment.planned
+        if not exact(self.metrics[place]):
+            now = means.difference(pair.candidate, pair.baseline, alpha, planned=planned)
+            return now, lambda: means.log_e_value(
+                pair.candidate, pair.baseline, alpha, planned=planned
+            )
+        own, other = _counts(pair.candidate), _counts(pair.baseline)
+        share = self._share(arm)
+        now = proportions.difference(own, other, alpha, planned=planned, share=share)
+        return now, lambda: proportions.log_e_difference(
+            own, other, alpha, planned=planned, share=share
+        )
 
     def _point(self, place: int, arm: str, at: float) -> Point:
-        pair = self._pair(place, arm)
-        found = means.difference(
-            pair.candidate, pair.baseline, self.alpha(place), planned=self.experiment.planned
-        )
+        found, _ = self._sequence(place, arm, self._pair(place, arm))
         bounds = _finite(found.low), _finite(found.high)
         return Point(at, found.n, found.estimate, *bounds)
 
     def _compare(self, place: int, arm: str) -> Comparison:
         metric, alpha, pair = self.metrics[place], self.alpha(place), self._pair(place, arm)
         planned = self.experiment.planned
-        now = means.difference(pair.candidate, pair.baseline, alpha, planned=planned)
-        log_e = means.log_e_value(pair.candidate, pair.baseline, alpha, planned=planned)
+        now, log_e = self._sequence(place, arm, pair)
         relative, low, high = _relative(pair, alpha, planned)
         return Comparison(
             metric=metric.name,
@@ -419,7 +436,7 @@ class Analysis:
             relative_low=low,
             relative_high=high,
             alpha=alpha,
-            p=log_e,
+            p=log_e(),
             verdict=_verdict(metric, now),
             reduction=pair.reduction,
             points=tuple(self._points[place, arm]),
@@ -461,6 +478,16 @@ def number(metric: Metric, one: Observation) -> float | None:
             return one.metrics.get(metric.name)
         case "reward":
             return None
+
+
+def exact(metric: Metric) -> bool:
+    """Whether every unit's value is 0 or 1, so that there is an exact confidence sequence; that is
+    known before the start, as it must be."""
+    return metric.source == "outcome" and metric.horizon == 0
+
+
+def _counts(found: means.Estimate) -> Counts:
+    return Counts(min(found.n, round(found.value * found.n)), found.n)
 
 
 def unit_values(metric: Metric, numbers: Iterable[tuple[str, float]]) -> list[float]:
