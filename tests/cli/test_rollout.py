@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import threading
 import time
@@ -129,6 +130,66 @@ def test_orders(aura: Aura, server: tuple[Process, str]) -> None:
     everything = aura("rollout", "status", "--json").json
     assert [one["name"] for one in everything["rollouts"]] == ["careful"]
     assert "rolled-back" in aura("rollout", "status").out
+
+
+STEERED = HELD.replace(
+    "stages: [10%, 50%, 100%]",
+    "stages: [10%: {approval: {from: [ada]}}, 50%, 100%]",
+)
+
+
+def test_steering(aura: Aura, server: tuple[Process, str], project: Path) -> None:
+    (project / "careful.yaml").write_text(STEERED)
+    assert aura("rollout", "start", "careful.yaml").code == 0
+    stranger = aura("rollout", "approve", "careful", "--by", "eve")
+    assert "eve is none of those who approve stage 10%" in stranger.err
+    approved = aura("rollout", "approve", "careful", "--by", "ada", "--reason", "fine", "--json")
+    assert approved.json["approval"] == "approved"
+    assert aura("rollout", "pause", "careful", "--by", "ada").code == 0
+    until(aura, "paused")
+    shown = aura("rollout", "status", "careful").out
+    assert "approvals: 1 needed of ada; given by ada" in shown
+    assert aura("rollout", "resume", "careful").code == 0
+    until(aura, "running")
+    assert aura("rollout", "retry", "careful", "--reason", "again").code == 0
+    assert "no stage 'x'" in aura("rollout", "skip", "careful", "--stage", "x").err
+    assert aura("rollout", "skip", "careful", "--stage", "50%").code == 0
+    until(aura, "running", stage="50%")
+    (found,) = aura("rollout", "history", "careful", "--json").json["rollouts"]
+    assert [event["what"] for event in found["history"]] == [
+        *("start", "approve", "pause", "resume", "retry", "skip")
+    ]
+    table = aura("rollout", "history", "careful.yaml").out
+    assert "rollout-careful-1" in table
+    assert "1 of 1 approvals of stage 10%: fine" in table
+
+
+def request(number: int) -> dict[str, Any]:
+    """Every other one goes to the candidate and fails."""
+    ok = number % 2 == 0
+    where = {"split": "research", "epoch": 1, "arm": f"research@1.{number % 2}.0", "share": 0.5}
+    who = {"unit": f"u{number}", "at": 1000.0 + number}
+    return {**where, **who, "ok": ok, "latency": 0.1, "user_ok": ok}
+
+
+def test_a_backtest(aura: Aura, server: tuple[Process, str], project: Path) -> None:
+    assert aura("rollout", "start", "careful.yaml").code == 0
+    nothing = aura("rollout", "backtest", "careful.yaml", "--on", "careful")
+    assert nothing.code in (0, 1)
+    assert aura("rollout", "backtest", "careful.yaml").code == 1
+    lines = [json.dumps(request(number)) for number in range(60)]
+    (project / "friday.jsonl").write_text("\n".join(lines))
+    found = aura("rollout", "backtest", "careful.yaml", "--observations", "friday.jsonl", "--json")
+    assert found.json["backtest"]["state"] == "rolled-back"
+    assert 0 < found.json["backtest"]["hits"]["requests"] < 30
+    assert found.json["backtest"]["recorded"]["requests"] == 30
+    assert "recorded weights" in found.json["caveat"]
+    told = aura("rollout", "backtest", "careful.yaml", "--observations", "friday.jsonl")
+    assert "rollback" in told.out
+    assert "is an estimate" in told.err
+    (project / "friday.jsonl").write_text(lines[0] + "\nnonsense")
+    wrong = aura("rollout", "backtest", "careful.yaml", "--observations", "friday.jsonl")
+    assert "friday.jsonl:2: an observation is not JSON" in wrong.err
 
 
 def until(aura: Aura, state: str, stage: str = "10%") -> Any:
