@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,6 @@ def test_a_decommission_waits_and_is_undone(aura: Aura, moved: None, spawn: Spaw
     assert "there is no file x.yaml" in aura("decommission", "x.yaml").err
 
 
-def _status(aura: Aura) -> dict[str, list[dict[str, str]]]:
+def _status(aura: Aura) -> dict[str, Any]:
     (found,) = aura("decommission", "status", "careful.yaml", "--json").json["targets"]
     return dict(found)

@@ -22,7 +22,8 @@ ARMS = {"baseline": "job@1.0.0", "candidate": "job@2.0.0"}
 
 
 def given(policy: Any, **arms: str) -> Any:
-    return replace(forever(stages=forever().stages[1:]), **{**ARMS, **arms}, in_flight=policy)
+    changes: dict[str, Any] = {**ARMS, **arms, "in_flight": policy}
+    return replace(forever(stages=forever().stages[1:]), **changes)
 
 
 class Book:
@@ -108,8 +109,8 @@ async def test_a_run_goes_on_as_the_baselines_version(database: str) -> None:
         assert await app.run(forked).result(timeout=60) == "old 1"
         assert (await app.run(forked).record()).version == "1.0.0"
         assert sorted(book.done).count("prepare a") == 1  # kept, and not made again
-        for one in (app.run("run-b"), before):
-            await one.signal("go", 2)
+        for waiting in (app.run("run-b"), before):
+            await waiting.signal("go", 2)
         assert await app.run("run-b").result(timeout=60) == "old 2"
         assert await before.result(timeout=60) == "new 2"  # it began before the rollout did
 
