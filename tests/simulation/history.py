@@ -340,11 +340,12 @@ def _answered(found: Found, told: Mapping[str, Sequence[Any]]) -> list[str]:
     for entry in found.journal:
         if entry.kind == "answer" and entry.input is not None:
             answers[int(entry.input)].append(plain(entry.output))
-    return [
-        f"answered update {update} with {answers[seqs[update]]}, and its callers got {heard}"
-        for update, heard in told.items()
-        if len(answers[seqs[update]]) != 1 or any(one != answers[seqs[update]][0] for one in heard)
-    ]
+    said = []
+    for update, heard in told.items():
+        given = answers[seqs.get(update, 0)]
+        if heard and (len(given) != 1 or any(one != given[0] for one in heard)):
+            said.append(f"answered update {update} with {given}, and its callers got {heard}")
+    return said
 
 
 def ticked(every: float, inputs: Iterable[bytes], started: int) -> list[str]:
