@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -138,7 +139,7 @@ def test_a_release_is_preferred_to_a_higher_pre_release() -> None:
     assert app.registry.resolve("flow", "") == "1.10.0"
 
 
-def _other(version: str) -> object:
+def _other(version: str) -> Callable[[], Awaitable[str]]:
     async def flow() -> str:
         return version
 

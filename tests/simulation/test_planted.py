@@ -15,6 +15,7 @@ from aura.engine.tenure import Tenure
 from aura.store import sqlite_queues, sqlite_session
 from aura.store.base import Append, Settle, Signal
 from aura.store.committer import Committer
+from aura.store.queues import loads_from
 from aura.store.sqlite import SqliteStore
 from tests.simulation import world
 from tests.simulation.world import World
@@ -124,8 +125,7 @@ def leave_unread_signals_behind(patch: Patch) -> None:
 
 def forget_who_is_under_way(patch: Patch) -> None:
     """A claim does not count the runs of a queue that are running."""
-    loads = sqlite_queues.loads_from
-    patch.setattr(sqlite_queues, "loads_from", lambda known, _: loads(known, ()))
+    patch.setattr(sqlite_queues, "loads_from", lambda known, _: loads_from(known, ()))
 
 
 def trust_an_old_lease(patch: Patch) -> None:
