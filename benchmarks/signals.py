@@ -1,7 +1,7 @@
 """How long a signal takes from its sender to the code that receives it.
 
     python -m benchmarks.signals --store sqlite|postgres [--json] [--repeats 3]
-                                 [--database PATH_OR_URL]
+                                 [--part latency|priorities] [--database PATH_OR_URL]
 
 A signal's time is from the call of `run.signal` to the return of `aura.receive` in the workflow, on
 the machine's one monotonic clock. It is durable before it is received, and what was received before
@@ -9,10 +9,16 @@ is in the journal. Scenarios:
 
     one-process   500 signals a second, evenly, every twentieth critical; one process does all
     processes     the same, with the sender in another process than the runs
-    asleep        20 a second, to runs that have left memory: each is claimed and replayed first
-    unloaded      20 critical signals a second and nothing else
-    loaded        as many as 90 % of what one process can take, every twentieth critical
+    asleep        20 a second, to runs that have left memory: each is taken and replayed first
+    asleep-there  the same, with the sender in another process
+    unloaded      40 critical signals a second and nothing else, to runs in memory
+    loaded        90 % of what one process can take, every twentieth critical
     fifo          the same load, in which those that were critical are as normal as the others
+
+What one process can take is found by sending evenly, faster each time, until after two seconds
+more signals wait than come in 50 ms; then by bisection. So it is of the mixed load, and has nothing
+of the larger batches that senders who wait for each other make. In the last three scenarios all
+runs stay in memory.
 
 `lost` counts signals that were acknowledged and not received; it must be 0.
 """
@@ -41,7 +47,9 @@ from aura.store.base import Priority
 from benchmarks.engine import temporary_database
 
 RATE, SECONDS, RUNS, SPECIAL = 500, 4.0, 50, 20
-WINDOW, FLOOD = 400, 6_000
+FEW, SELDOM = 20, 40.0  # runs, and signals a second to all: so often that they stay in memory
+TRIAL, BACKLOG = 2.0, 0.05  # seconds of a trial, and how many of them may wait at its end
+FIRST, FASTER, BISECTIONS = 500.0, 1.3, 4
 
 seen: dict[str, float] = {}
 """Seconds that each signal took, by its name: the first time that its receiver had it."""
@@ -73,6 +81,7 @@ class Load:
     special: int = SPECIAL
     like: Priority = "critical"
     seconds: float = SECONDS
+    runs: int = RUNS
 
 
 async def send(runs: list[Run[Any]], load: Load) -> tuple[list[str], list[str]]:
@@ -83,7 +92,7 @@ async def send(runs: list[Run[Any]], load: Load) -> tuple[list[str], list[str]]:
     began = time.perf_counter()
     for number in range(round(load.rate * load.seconds)):
         ahead = began + number / load.rate - time.perf_counter()
-        if ahead > 0 or number % 10 == 0:
+        if ahead > 0 or number % 4 == 0:
             await asyncio.sleep(max(0.0, ahead))
         special = number % load.special == 0
         name = f"{load.scenario}-{began}-{number}"
@@ -104,9 +113,9 @@ async def finish(runs: list[Run[Any]]) -> int:
 
 async def measured(app: Aura, load: Load, took: Took) -> dict[str, Any]:
     """One scenario, with runs of its own."""
-    runs = [await app.start("listens") for _ in range(RUNS)]
+    runs = [await app.start("listens") for _ in range(load.runs)]
     await send(runs, Load("warm-up", 200, seconds=0.5))
-    if load.scenario == "asleep":
+    if load.scenario.startswith("asleep"):
         await _all_asleep(runs)
     special, others = await send(runs, load)
     await finish(runs)
@@ -170,23 +179,36 @@ async def work(database: str) -> None:
             print(json.dumps(seen), flush=True)
 
 
-async def capacity(app: Aura) -> float:
-    """Signals a second that one process sends and receives when WINDOW of them are under way."""
+async def sustained(app: Aura, rate: float) -> bool:
+    """Whether one process keeps up with that many signals a second."""
     runs = [await app.start("listens") for _ in range(RUNS)]
-    left = iter(range(FLOOD))
-
-    async def sender() -> None:
-        for number in left:
-            message = {"name": f"flood-{number}", "at": time.perf_counter()}
-            await runs[number % RUNS].signal("go", message)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(sender() for _ in range(WINDOW)))
-    assert await finish(runs) == FLOOD
-    return FLOOD / (time.perf_counter() - began)
+    load = Load("trial", rate, seconds=TRIAL)
+    before, began = len(seen), time.perf_counter()
+    sending = asyncio.create_task(send(runs, load))
+    await asyncio.sleep(TRIAL)
+    due = rate * min(TRIAL, time.perf_counter() - began)
+    waiting = due - (len(seen) - before)
+    await sending
+    await finish(runs)
+    return waiting <= rate * BACKLOG
 
 
-async def measure(database: str, store: str, repeats: int) -> list[dict[str, Any]]:
+async def capacity(app: Aura) -> float:
+    """Signals a second that one process can send and receive for as long as one likes."""
+    below, above = FIRST, FIRST * FASTER
+    while await sustained(app, above):
+        below, above = above, above * FASTER
+    for _ in range(BISECTIONS):
+        middle = (below + above) / 2
+        below, above = (middle, above) if await sustained(app, middle) else (below, middle)
+    return below
+
+
+def latencies() -> tuple[Load, Load]:
+    return Load("one-process", RATE), Load("asleep", 20, 10**9, "normal", 2.5)
+
+
+async def measure(database: str, store: str, repeats: int, part: str) -> list[dict[str, Any]]:
     """Every scenario `repeats` times; the one with the median p95 of each."""
     found: dict[str, list[dict[str, Any]]] = {}
 
@@ -194,20 +216,26 @@ async def measure(database: str, store: str, repeats: int) -> list[dict[str, Any
         found.setdefault(row["scenario"], []).append(row | {"store": store})
 
     for _ in range(repeats):
-        async with make_app(database) as app:
-            note(await measured(app, Load("one-process", RATE), Took()))
-            note(await measured(app, Load("asleep", 20, 10**9, "normal", 2.5), Took()))
-            note(await measured(app, Load("unloaded", 20, 1), Took()))
-            most = 0.9 * await capacity(app)
-            note(await measured(app, Load("loaded", most), Took()))
-            note(await measured(app, Load("fifo", most, like="normal"), Took()))
-        async with elsewhere(database) as took, make_app(database).client() as app:
-            note(await measured(app, Load("processes", RATE), took))
+        if part != "priorities":
+            async with make_app(database) as app:
+                for load in latencies():
+                    note(await measured(app, load, Took()))
+            async with elsewhere(database) as took, make_app(database).client() as app:
+                note(await measured(app, Load("processes", RATE), took))
+                asleep = Load("asleep-there", 20, 10**9, "normal", 2.5)
+                note(await measured(app, asleep, took))
+        if part != "latency":
+            async with make_app(database) as app:
+                note(await measured(app, Load("unloaded", SELDOM, 1, runs=FEW), Took()))
+                most = 0.9 * await capacity(app)
+                note(await measured(app, Load("loaded", most), Took()))
+                note(await measured(app, Load("fifo", most, like="normal"), Took()))
     return [_median(several) for several in found.values()]
 
 
 def _median(several: list[dict[str, Any]]) -> dict[str, Any]:
-    return sorted(several, key=lambda one: one["special"]["p95_ms"])[len(several) // 2]
+    kind = "special" if len(several[0]["special"]) else "others"
+    return sorted(several, key=lambda one: one[kind]["p95_ms"])[len(several) // 2]
 
 
 def _quantiles(seconds: list[float]) -> dict[str, float]:
@@ -236,6 +264,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--database", help="a SQLite path or PostgreSQL URL to use and fill")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", choices=("all", "latency", "priorities"), default="all")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -244,7 +273,7 @@ def main() -> None:
         return
     given = contextlib.nullcontext(options.database) if options.database else None
     with given or temporary_database(options.store) as database:
-        rows = uvloop.run(measure(database, options.store, options.repeats))
+        rows = uvloop.run(measure(database, options.store, options.repeats, options.part))
     if options.json:
         print(json.dumps(rows, indent=2))
     else:

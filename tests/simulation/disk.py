@@ -121,6 +121,10 @@ class Link:
             answer = self._sent(work, inside)
         return await answer
 
+    def catch_up(self, patience: float) -> bool:  # noqa: ARG002  (a link's)
+        """Nobody can be kept waiting here: whether there is nothing under way."""
+        return not self._under_way
+
     def interrupt(self) -> None:
         """Statements take no time here."""
 

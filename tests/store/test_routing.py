@@ -164,3 +164,52 @@ async def test_a_deadline_that_cannot_be_met_is_seen_at_admission() -> None:
     assert len(await store.signals([("a", 0)])) == 4, "none is dropped"
     await committer.close()
     await store.close()
+
+
+def test_what_is_promoted_goes_first_and_others_go_along() -> None:
+    router: Router[str] = Router()
+    for number in range(100):
+        router.push(f"{'ab'[number % 2]}{number}")
+    router.promote(lambda item: item.startswith("b"))
+    batch = router.take(60)
+    assert batch[:50] == [f"b{n}" for n in range(1, 100, 2)]
+    assert batch[50:] == [f"a{n}" for n in range(0, 20, 2)]
+    assert len(router) == 40
+    router.promote(lambda item: item.startswith("a"))
+    assert router.take(10) == [f"a{n}" for n in range(20, 40, 2)]
+    assert len(router.take(1_000)) == 30
+
+
+def test_what_is_promoted_starves_nobody() -> None:
+    router: Router[str] = Router()
+    for number in range(SMALLEST):
+        router.push(f"a{number}")
+    for number in range(20):
+        router.push(f"b{number}")
+    router.promote(lambda item: item.startswith("b"))
+    assert router.take(20)[20:] == [f"a{n}" for n in range(SMALLEST)]
+
+
+def test_the_rest_of_what_was_promoted_is_not_overtaken() -> None:
+    """Entries of one run have to be written in their order, also when they do not fit."""
+    router: Router[int] = Router()
+    for number in range(10):
+        router.push(number)
+    router.promote(lambda item: item < 5)
+    for number in range(10, 12):
+        router.push(number)
+    router.promote(lambda item: item == 11)
+    assert router.take(3) == [0, 1, 2]
+    assert router.take(100) == [3, 4, 11, *range(5, 11)]
+
+
+def test_brief_batches_take_twice_as_long_as_none() -> None:
+    times = CommitTimes()
+    assert times.brief(32) == 32, "nothing is known yet"
+    for size in (1, 10, 100):
+        times.observe(size, 0.002 + 0.0001 * size)
+    assert times.brief(2_000) in (19, 20)
+    for _ in range(200):
+        for size in (1, 10, 100):
+            times.observe(size, 0.001 * size)
+    assert times.brief(2_000) == 2 * SMALLEST

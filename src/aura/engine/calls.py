@@ -13,6 +13,7 @@ from aura.codec import Limits
 from aura.engine.durability import Durability
 from aura.engine.history import HistoryLimits
 from aura.engine.middleware import Middleware
+from aura.engine.precedence import Precedence
 from aura.errors import TransactionError
 from aura.store.base import RunRecord, Writer
 from aura.store.session import Isolation, Session
@@ -50,6 +51,7 @@ class Services:
     durability: Durability = "sync"
     tenure: Tenure | None = None
     lent: Mapping[type, object] = field(default_factory=dict)
+    precedence: Precedence | None = None
 
 
 class Call(NamedTuple):

@@ -36,6 +36,7 @@ from aura.engine.mailbox import Mailbox
 from aura.engine.middleware import Invocation, Middleware, wrapped
 from aura.engine.patching import Patches
 from aura.engine.pen import Pen
+from aura.engine.precedence import Precedence
 from aura.engine.recorder import Recorder
 from aura.engine.replay import Replay, Turns
 from aura.engine.shadow import Shadow, is_compensation, is_shadow
@@ -80,7 +81,8 @@ class Execution:
         self.recorder = Recorder(self, services, max(self._replay.length, claimed.run.base))
         self.recorder.history.recorded(claimed.journal)
         self.pen = Pen(self.recorder)
-        self.mailbox = Mailbox(claimed.signals, self._replay.received)
+        precedence = services.precedence or Precedence(services.clock)
+        self.mailbox = Mailbox(claimed.signals, self._replay.received, precedence)
         self.mailbox.seen = max(self.mailbox.seen, claimed.run.signals)
         self.children = Children(self, services.family)
         self.children.hear(claimed.signals)
@@ -98,6 +100,7 @@ class Execution:
         self._deepest = 0
         self._cancel_due = claimed.run.cancel_requested
         self._cancelled = False
+        self.pressing = False  # it handles a critical signal: what it writes goes before others'
         self.held = 0  # scopes whose end a cancel request waits for
         self.alarms: set[Alarm] = set()
         self._settling = False
@@ -133,7 +136,10 @@ class Execution:
             ending = self._settle("parked", error=dump_run_error(self._stop))
         op = succession(self, ending) if isinstance(ending, BeginAnew) else ending
         try:
-            await self._services.writer.submit(op)
+            written = self._services.writer.submit(op)
+            if self.pressing:
+                self._services.writer.hurry(self.id)
+            await written
         except (LeaseLost, StoreUnavailable) as error:
             self.lose(error)
             return
@@ -190,6 +196,8 @@ class Execution:
     def tell(self, what: Announce) -> None:
         """Announce a topic once what was submitted is durable; a lost one costs a slow poll."""
         self.recorder.post(what, _look_away)
+        if self.pressing:
+            self._services.writer.hurry(self.id)
 
     def cancel(self) -> None:
         """Ask the workflow to stop: CancelledError is raised where it waits. Idempotent."""

@@ -30,6 +30,7 @@ class Idleness:
         """
         mark = object()
         self._waits[mark] = until
+        self._execution.pressing = False  # what was, is done
         if until > self._soon():
             self._watch()
         try:
@@ -62,7 +63,8 @@ class Idleness:
             return
         soon, wake_at = self._soon(), min(self._waits.values())
         wake_at = min((wake_at, *(one.at for one in execution.alarms if not one.due)))
-        if execution.activity == activity and wake_at > soon and not execution.steps_in_flight:
+        busy = execution.steps_in_flight or execution.mailbox.due
+        if execution.activity == activity and wake_at > soon and not busy:
             execution.suspend(wake_at)
         elif max(self._waits.values()) > soon:
             self._watch()  # other branches are busy, for now

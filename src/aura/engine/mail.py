@@ -30,6 +30,7 @@ class Mail:
         self._heard: set[str] = set()
         self._early: set[str] = set()
         self._handed: set[str] = set()
+        self._ahead: dict[str, dict[int, Signal]] = {}  # whose predecessors are still on their way
         self._looking: asyncio.TimerHandle | None = None
         self._stir = asyncio.Event()
 
@@ -47,14 +48,14 @@ class Mail:
         Called by the commit right behind the topic, so that this is not read on its account.
         """
         execution = self._executions.get(op.run_id)
-        if execution is None or sent.duplicate or sent.seq != execution.mailbox.seen + 1:
+        if execution is None or sent.duplicate or sent.seq <= execution.mailbox.seen:
             return
-        execution.deliver([
-            Signal(
-                op.run_id, sent.seq, op.name, op.id, op.priority, op.deadline, op.payload, now,
-                sent.late,
-            )
-        ])  # fmt: skip
+        self._ahead.setdefault(op.run_id, {})[sent.seq] = Signal(
+            op.run_id, sent.seq, op.name, op.id, op.priority, op.deadline, op.payload, now,
+            sent.late,
+        )  # fmt: skip
+        if not self._deliver_ahead(execution):
+            return  # one that is committed beside it, or of another process: that is read
         if op.run_id in self._heard:
             self._heard.discard(op.run_id)
             self._handed.add(op.run_id)
@@ -67,6 +68,22 @@ class Mail:
         handed, self._handed = self._handed, set()
         for run_id in handed:
             self.heard(run_id, coming=False)
+
+    def _deliver_ahead(self, execution: Execution) -> bool:
+        """Deliver what was handed over and now has all before it; whether that is all."""
+        ahead = self._ahead.pop(execution.id, {})
+        following: list[Signal] = []
+        while (seq := execution.mailbox.seen + 1 + len(following)) in ahead:
+            following.append(ahead[seq])
+        execution.deliver(following)
+        left = {seq: one for seq, one in ahead.items() if seq > execution.mailbox.seen}
+        if left:
+            self._ahead[execution.id] = left
+        return not left
+
+    def left(self, run_id: str) -> None:
+        """A run is not executed here any more."""
+        self._ahead.pop(run_id, None)
 
     def arrived(self, run_id: str) -> None:
         """A run was taken: what was heard of it meanwhile counts now."""
@@ -103,6 +120,7 @@ class Mail:
             for run_id, signals in groupby(found, _run_id):
                 if run_id in self._executions:
                     self._executions[run_id].deliver(signals)
+                    self._deliver_ahead(self._executions[run_id])
 
 
 def _run_id(signal: Signal) -> str:

@@ -1,5 +1,5 @@
 """The signals of one run that nobody has taken yet, and the receivers that wait. Pure but for the
-futures that it resolves.
+futures that it resolves, and for the other runs whose turn it may be before (`Precedence`).
 
 A receiver takes, of what it waits for, the signal of the highest class, in it the one with the
 earliest deadline, and then the one that was sent first. Receivers are served in the order in which
@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Collection, Iterable
+from functools import partial
 
+from aura.engine.precedence import Precedence
 from aura.store.base import PRIORITIES, Signal
 
 _RANKS = {name: rank for rank, name in enumerate(PRIORITIES)}
@@ -31,11 +33,15 @@ class Mailbox:
     """`seen` is the seq of the last signal that was delivered here; `taken` are the seqs of those
     that the journal has."""
 
-    def __init__(self, signals: Iterable[Signal], taken: Collection[int]) -> None:
+    def __init__(
+        self, signals: Iterable[Signal], taken: Collection[int], precedence: Precedence
+    ) -> None:
         self.seen = 0
         self._taken = taken
+        self._precedence = precedence
         self._waiting: dict[str, list[Signal]] = {}
         self._receivers: list[Waiter] = []
+        self._queued: Signal | None = None  # in whose name the next receiver waits for its turn
         self.deliver(signals)
 
     @property
@@ -43,8 +49,13 @@ class Mailbox:
         """Whether a receiver waits."""
         return bool(self._receivers)
 
+    @property
+    def due(self) -> bool:
+        """Whether a receiver waits for nothing but its turn."""
+        return self._queued is not None
+
     def deliver(self, signals: Iterable[Signal]) -> bool:
-        """New signals, in order of seq; whether that woke a receiver."""
+        """New signals, in order of seq; whether a receiver has, or will have, one of them."""
         for signal in signals:
             if signal.seq <= self.seen:
                 continue
@@ -60,12 +71,22 @@ class Mailbox:
 
     def take(self, names: Collection[str]) -> Signal | None:
         """The best signal of these names that is here, which then is nobody else's."""
-        here = [one for name in names for one in self._waiting.get(name, ())]
-        if not here:
+        best = self._best(names)
+        if best is not None:
+            self._waiting[best.name].remove(best)
+        return best
+
+    def take_in_turn(self, names: Collection[str]) -> Signal | None:
+        """The same, if it is this run's turn; None: `wait` for it."""
+        best = self._best(names)
+        if best is None or not self._precedence.admits(best):
             return None
-        best = min(here, key=urgency)
         self._waiting[best.name].remove(best)
         return best
+
+    def _best(self, names: Collection[str]) -> Signal | None:
+        here = [one for name in names for one in self._waiting.get(name, ())]
+        return min(here, key=urgency, default=None)
 
     def give_back(self, signal: Signal) -> None:
         """It was taken by a receiver that is gone: the next one gets it."""
@@ -75,6 +96,7 @@ class Mailbox:
     def wait(self, names: Collection[str]) -> Waiter:
         waiter = Waiter(names)
         self._receivers.append(waiter)
+        self._serve()
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -87,16 +109,42 @@ class Mailbox:
                 self.give_back(signal)
 
     def _serve(self) -> bool:
+        """Give those who wait what is here for them, or let them wait for their turn."""
         served = False
         for waiter in tuple(self._receivers):
-            if waiter.future.done():
+            best = None if waiter.future.done() else self._best(waiter.names)
+            if best is None:
                 continue
-            signal = self.take(waiter.names)
-            if signal is not None:
-                waiter.future.set_result(signal)
-                self._receivers.remove(waiter)
-                served = True
+            served = True
+            if self._precedence.admits(best):
+                self._give(waiter, best)
+            else:
+                self._enqueue(best)
         return served
+
+    def _enqueue(self, best: Signal) -> None:
+        """Wait for a turn in the name of that signal, unless a better one is queued."""
+        if self._queued is None or urgency(best)[0] < urgency(self._queued)[0]:
+            self._queued = best
+            self._precedence.queue(best, partial(self._turn, best))
+
+    def _turn(self, name: Signal) -> bool:
+        """It is the turn of the receiver that waits longest and has a signal."""
+        if self._queued is not name:
+            return False
+        self._queued = None
+        for waiter in tuple(self._receivers):
+            best = None if waiter.future.done() else self._best(waiter.names)
+            if best is not None:
+                self._give(waiter, best)
+                self._serve()
+                return True
+        return False
+
+    def _give(self, waiter: Waiter, signal: Signal) -> None:
+        self._waiting[signal.name].remove(signal)
+        self._receivers.remove(waiter)
+        waiter.future.set_result(signal)
 
 
 def urgency(signal: Signal) -> tuple[int, float, int]:

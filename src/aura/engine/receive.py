@@ -243,6 +243,7 @@ async def _first(
     if signal is None:
         await execution.answer(Call(key, "", None), "signal", None)
         return None
+    execution.pressing = signal.priority == "critical"
     head = to_json({name: getattr(signal, name) for name in _HEAD})
     with _handed_back(execution, key, signal):
         await execution.answer(Call(key, "", head), "signal", signal.payload)
@@ -268,20 +269,25 @@ def _handed_back(execution: Execution, key: str, signal: Signal | None) -> Itera
 async def _next(execution: Execution, names: tuple[str, ...], until: float) -> Signal | None:
     """The best signal that is there, or the next one; None when the time is over."""
     mailbox = execution.mailbox
-    signal = mailbox.take(names)
-    if signal is not None or until <= execution.clock.now():
+    over = until <= execution.clock.now()
+    signal = mailbox.take(names) if over else mailbox.take_in_turn(names)
+    if signal is not None or over:
         return signal
     waiter = mailbox.wait(names)
     alarm = None if until == math.inf else end_wait(execution.clock, until, waiter.future)
     try:
         with execution.idleness.waiting(until):
-            return await waiter.future
+            signal = await waiter.future
     except asyncio.CancelledError:
         mailbox.leave(waiter)
         raise
     finally:
         if alarm is not None:
             alarm.cancel()
+    if signal is None:
+        mailbox.leave(waiter)
+        return mailbox.take(names)  # one whose turn had not come
+    return signal
 
 
 def _checked(name: str | tuple[str, ...]) -> tuple[str, ...]:

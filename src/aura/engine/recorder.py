@@ -83,7 +83,9 @@ class Recorder:
         """Return when all that was recorded is durable, or what was up to that seq. Raises what has
         stopped the run."""
         if self._durable < (self.seq if seq is None else seq):
-            if self._lazy:
+            if self._execution.pressing:
+                self._hurry(self._run_id)
+            elif self._lazy:
                 self._hurry()
             landed = asyncio.get_running_loop().create_future()
             self._waiting.append((self.seq, landed))

@@ -210,7 +210,7 @@ class _Nowhere:
     def post_later(self, op: Op, done: object) -> None:
         """Nor here."""
 
-    def hurry(self) -> None:
+    def hurry(self, run_id: str | None = None) -> None:
         """There is nothing to hurry."""
 
     def written(self) -> dict[str, int]:

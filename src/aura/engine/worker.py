@@ -38,6 +38,7 @@ from aura.engine.mail import Mail
 from aura.engine.middleware import Middleware
 from aura.engine.moving import ASIDE
 from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
+from aura.engine.precedence import Precedence
 from aura.engine.storeclock import StoreClock
 from aura.engine.tenure import Tenure
 from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
@@ -115,7 +116,7 @@ class Worker:
             around=around,
             session=functools.partial(store.session, limit=options.lease / 2),
             family=self._family, history=options.history, durability=options.durability,
-            lent=registry.lent, tenure=self._tenure,
+            precedence=Precedence(self._time), lent=registry.lent, tenure=self._tenure,
         )  # fmt: skip
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -286,6 +287,7 @@ class Worker:
             self._ready.set()
         if self._tasks.get(run.id) is task:
             del self._executions[run.id], self._tasks[run.id]
+            self._mail.left(run.id)
         if task.cancelled():
             return
         error = task.exception()

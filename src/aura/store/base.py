@@ -429,7 +429,6 @@ class Store(Portable, Queued, Protocol):
 
     async def open(self) -> None:
         """Connect and bring the schema up to date. Raises SchemaTooNew, SchemaMismatch."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -441,11 +440,9 @@ class Store(Portable, Queued, Protocol):
         harmless, and so is the same append or settlement with the same epoch, so that a commit
         whose outcome is unknown can be repeated.
         """
-        ...
 
     async def claim(self, claim: Claim) -> ClaimResult:
         """Take pending runs, waiting runs that are due and runs whose owner's lease is over."""
-        ...
 
     async def run(self, run_id: str) -> RunRecord | None: ...
 
@@ -459,11 +456,9 @@ class Store(Portable, Queued, Protocol):
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         """The entries of one kind whose seq is above `after`, also of earlier executions."""
-        ...
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         """For each (run id, seq) the run's signals after that seq, in order of run and seq."""
-        ...
 
     async def document(self, kind: str, name: str) -> Document | None: ...
 
@@ -475,30 +470,24 @@ class Store(Portable, Queued, Protocol):
 
     async def requeue(self, run_id: str, version: str | None = None) -> bool:
         """Make a parked run pending, at that version if given; whether it was. Announce `ready`."""
-        ...
 
     async def sweep(self, what: Sweep) -> Swept:
         """Delete one batch of what is old, the oldest first; nothing is left when it was none."""
-        ...
 
     async def sweepable(self, what: Sweep) -> Swept:
         """How much there is for `sweep`, whatever the limit. It reads all of that."""
-        ...
 
     async def info(self) -> StoreInfo: ...
 
     async def moment(self) -> float:
         """The database's time, in epoch seconds."""
-        ...
 
     def session(self, isolation: Isolation | None, limit: float) -> Session:
         """A transaction for a user's own statements and journal entries, not yet begun. Where it
         keeps all others from writing, it may be open for `limit` seconds."""
-        ...
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each topic from now on; the answer ends it."""
-        ...
 
 
 class Writer(Protocol):
@@ -506,7 +495,6 @@ class Writer(Protocol):
 
     def submit(self, op: Op) -> asyncio.Future[Outcome]:
         """The outcome, once it is durable; raises what the store refused it with."""
-        ...
 
     def post(self, op: Op, done: Done) -> None:
         """The same, with the outcome given to a function, at once when it is known."""
@@ -514,12 +502,12 @@ class Writer(Protocol):
     def post_later(self, op: Append, done: Done) -> None:
         """The same, for an entry on which nothing outside depends: it may wait for others."""
 
-    def hurry(self) -> None:
-        """Somebody depends on what was posted before: write it now."""
+    def hurry(self, run_id: str | None = None) -> None:
+        """Somebody depends on what was posted before: write it now; what that run has posted,
+        before what others have."""
 
     def written(self) -> dict[str, int]:
         """How much has been written since the start: commits, entries, those that waited, ..."""
-        ...
 
 
 def topics(ops: Sequence[Op], outcomes: Sequence[Outcome]) -> tuple[list[str], list[str]]:

@@ -2,8 +2,9 @@
 
 Each write of a process is submitted here. While one batch is being committed the next one gathers,
 so the more runs write at once, the fewer commits each of them costs. Critical signals do not wait
-for a batch: they are a commit of their own, next to the one that is under way. What is taken when
-more waits than fits into a batch is decided in `routing`.
+for a batch: they are a commit of their own, next to the one that is under way, and while there are
+some, batches are kept brief: a critical signal may need the row or, on SQLite, the connection that
+the batch has. What is taken when more waits than fits into a batch is decided in `routing`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from aura.clock import Clock
 from aura.errors import StoreUnavailable
 from aura.store.base import (
+    Announce,
     Append,
     AppendFeed,
     Continue,
@@ -38,9 +40,11 @@ from aura.store.routing import CommitTimes, Router
 log = logging.getLogger("aura.store")
 
 MAX_BATCH = 2_000
+MAX_BRIEF = 32  # while there are critical signals
 _SPLIT = 16  # operations from which two half batches, one in each hand, beat a whole one
 _ONCE = (AppendFeed, PutDocument)
 _ENTRIES = (Append, Emit)
+_LATELY = 1.0  # seconds after a critical signal in which batches are brief
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
 
 
@@ -70,7 +74,7 @@ class Committer:
 
     What is `post`ed is written as soon as the batch before it is. What is posted by `post_later`
     goes along with that, or when `aura.store.checkpoints` says so; `hurry` says that somebody
-    depends on it now.
+    depends on it now, and if it is a run that handles a critical signal, which one.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Committer:
         self._critical: _Batch = []
         self._courier: asyncio.Task[None] | None = None
         self._times = CommitTimes()
+        self._brief_until = 0.0
         self._wake: asyncio.Future[None] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._closing = False
@@ -145,8 +150,11 @@ class Committer:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    def hurry(self) -> None:
-        """Somebody depends on what was posted before: write it now."""
+    def hurry(self, run_id: str | None = None) -> None:
+        """Somebody depends on what was posted before: write it now; what that run has posted,
+        before what others have."""
+        if run_id is not None:
+            self._waiting.promote(lambda one: _writer_of(one[0]) == run_id)
         if self._waiting:
             self._pressing = True
             if self._wake is not None and not self._wake.done():
@@ -177,6 +185,7 @@ class Committer:
             self._pressing = True
             self._waiting.push_signal((op, done), op.priority, op.deadline, now)
             return
+        self._brief_until = self._clock.monotonic() + _LATELY
         self._critical.append((op, done))
         if self._courier is None or self._courier.done():
             self._courier = self._begin(self._deliver(), "aura-critical")
@@ -206,12 +215,24 @@ class Committer:
             due = self._waiting.due()
             if due is not None:
                 size = min(size, self._times.largest(due - self._clock.now(), MAX_BATCH))
+            brief = self._clock.monotonic() < self._brief_until
+            if brief:
+                size = min(size, self._times.brief(MAX_BRIEF))
             batch = self._waiting.take(size)
             self._pressing = bool(self._waiting)  # what is left follows at once
             await self._write(batch)
+            if brief:
+                await self._let_pass()
             self.counts.deferred += deferred
             self.counts.saved += deferred - (deferred >= len(batch))
             in_step = not self._waiting
+
+    async def _let_pass(self) -> None:
+        """A store may write on the event loop. What a critical signal waits for goes on between."""
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if self._critical:
+            await asyncio.sleep(0)
 
     async def _nap(self) -> bool:
         """Let what waits wait, when it may. Whether it did: then look again."""
@@ -278,6 +299,11 @@ def _run_of(op: Op) -> str | None:
     if isinstance(op, Append):
         return op.entry.run_id
     return op.run_id if isinstance(op, Settle | Continue) else None
+
+
+def _writer_of(op: Op) -> str | None:
+    """The run that has submitted it by itself, also what it announces of itself."""
+    return op.topic.partition(":")[2] if isinstance(op, Announce) else _run_of(op)
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome | BaseException) -> None:

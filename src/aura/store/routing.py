@@ -7,7 +7,8 @@ earliest deadline goes first; what has none gets one a second after it came, so 
 pressing signals does not hold it up for ever.
 
 A batch is made no larger than can be committed before the earliest deadline, as far as commits of
-late tell. Critical signals are not here: each goes at once.
+late tell. Critical signals are not here: each goes at once. What runs write that handle one is
+promoted to the head of the next batch, which holds SMALLEST others all the same.
 """
 
 from __future__ import annotations
@@ -64,12 +65,20 @@ class CommitTimes:
             return limit
         return int(min(limit, max(SMALLEST, (seconds - fixed) / each)))
 
+    def brief(self, limit: int) -> int:
+        """How many operations take twice as long as none: who comes meanwhile waits not much longer
+        than for any commit, and no more than half of the throughput is lost. At least twice
+        SMALLEST, at most `limit`."""
+        fixed, each = self._line()
+        return limit if each <= 0.0 else int(min(limit, max(2 * SMALLEST, fixed / each)))
+
 
 class Router(Generic[T]):
     """What waits to be written. Times are epoch seconds."""
 
     def __init__(self) -> None:
         self._work: list[T] = []
+        self._promoted: list[T] = []
         self._signals: dict[str, list[tuple[float, int, T]]] = {
             name: [] for name in SHARES if name != "work"
         }
@@ -79,7 +88,7 @@ class Router(Generic[T]):
         self._virtual = 0.0
 
     def __len__(self) -> int:
-        return len(self._work) + self._waiting
+        return len(self._work) + len(self._promoted) + self._waiting
 
     def push(self, item: T) -> None:
         """Work, which is taken in the order in which it came."""
@@ -89,9 +98,17 @@ class Router(Generic[T]):
 
     def withdraw(self, wanted: Callable[[T], bool]) -> list[T]:
         """Take out the work that is wanted, in its order."""
-        found = [item for item in self._work if wanted(item)]
+        found = [item for item in (*self._promoted, *self._work) if wanted(item)]
+        self._promoted = [item for item in self._promoted if not wanted(item)]
         self._work = [item for item in self._work if not wanted(item)]
         return found
+
+    def promote(self, wanted: Callable[[T], bool]) -> None:
+        """Let the work that is wanted go before everything else, in its order."""
+        found = [item for item in self._work if wanted(item)]
+        if found:
+            self._work = [item for item in self._work if not wanted(item)]
+            self._promoted += found
 
     def push_signal(self, item: T, priority: Priority, deadline: float | None, now: float) -> None:
         queue = self._signals[priority]
@@ -106,7 +123,16 @@ class Router(Generic[T]):
         return min((queue[0][0] for queue in self._signals.values() if queue), default=None)
 
     def take(self, size: int) -> list[T]:
-        """The next batch, which holds the most pressing signal and is otherwise shared fairly."""
+        """The next batch: what was promoted, then the most pressing signal; the rest is shared
+        fairly. It may be larger by SMALLEST, so that what was promoted starves nobody."""
+        if not self._promoted:
+            return self._shared(size)
+        first, self._promoted = self._promoted[:size], self._promoted[size:]
+        if self._promoted:
+            return first
+        return first + self._shared(max(SMALLEST, size - len(first)))
+
+    def _shared(self, size: int) -> list[T]:
         if not self._waiting:
             taken = self._work[:size]
             del self._work[:size]

@@ -3,7 +3,9 @@
 One thread has the writing connection and one the reading connection, so that the event loop does
 not wait for the disk. Small batches are the exception: where the disk commits in well under a
 millisecond, handing the work to a thread and back costs as much as the commit, so they are written
-at once, for as long as the disk stays that fast. How operations are written is in `sqlite_ops`.
+at once, for as long as the disk stays that fast. While there are critical signals that goes for
+larger batches too: beside a busy event loop the thread waits for the interpreter more than it
+works, and a critical signal waits for the thread. How operations are written is in `sqlite_ops`.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from aura.store.base import (
     Outcome,
     RunFilter,
     RunRecord,
+    SendSignal,
     Signal,
     StoreInfo,
     Sweep,
@@ -73,6 +76,10 @@ _SMALL_BATCH = 8  # operations that may be written on the event loop ...
 _FAST_COMMIT = 0.002  # ... while such a commit takes no more seconds than this on average
 _SLOW_COMMIT = 0.02  # one that takes longer ends it for a while
 _SLOW_PAUSE = 1.0  # seconds
+_BRISK = 1.0  # seconds after a critical signal in which also ...
+_BRISK_BATCH = 32  # ... so many may be written on the event loop, ...
+_BRISK_COMMIT = 0.006  # ... while a commit takes no more seconds than this on average
+_STEP_ASIDE = 0.003  # seconds that the event loop waits for a batch, to commit a critical signal
 
 
 class SqliteStore:
@@ -88,6 +95,7 @@ class SqliteStore:
         self._wake = WakeSocket(Path(path), self._hear)
         self._commit_time = _FAST_COMMIT / 2
         self._at_once_from = 0.0
+        self._brisk_until = 0.0
         self._writer = _ConnectionThread(path, "aura-sqlite-writer", self._clock)
         self._reader = (
             self._writer
@@ -111,7 +119,7 @@ class SqliteStore:
             await thread.stop()
 
     async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
-        done = self._commit_at_once(ops) if len(ops) <= _SMALL_BATCH else None
+        done = self._commit_at_once(ops)
         if done is None:
             done = await self._writer.call(lambda db: self._commit(db, ops))
         self._tell(ops, *done)
@@ -125,14 +133,23 @@ class SqliteStore:
             self._wake.tell(dict.fromkeys((*elsewhere, *after)))
 
     def _commit_at_once(self, ops: Sequence[Op]) -> _Done | None:
-        """Commit on this thread, or None when that could hold up the event loop."""
+        """Commit on this thread, or None when that could hold up the event loop for long."""
         started = self._clock.monotonic()
-        if started < self._at_once_from:
+        critical = _is_critical(ops)
+        if critical:
+            self._brisk_until = started + _BRISK
+        brisk = started < self._brisk_until
+        if len(ops) > (_BRISK_BATCH if brisk else _SMALL_BATCH) or started < self._at_once_from:
             return None
+        if critical:
+            if not self._writer.catch_up(_STEP_ASIDE):
+                return None
+            started = self._clock.monotonic()
         done = self._writer.try_now(lambda db: self._commit(db, ops))
         took = self._clock.monotonic() - started
         self._commit_time += 0.05 * (took - self._commit_time)
-        if took > _SLOW_COMMIT or self._commit_time > _FAST_COMMIT:
+        slow = self._commit_time > (_BRISK_COMMIT if brisk else _FAST_COMMIT)
+        if slow or (took > _SLOW_COMMIT and not brisk):
             self._at_once_from = self._clock.monotonic() + _SLOW_PAUSE
             self._commit_time = _FAST_COMMIT / 2
         return done
@@ -385,12 +402,13 @@ class _ConnectionThread:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._db: sqlite3.Connection | None = None
-        self._under_way = 0
+        self._given = self._done = 0  # calls, as the caller and the thread count them
+        self._progress = threading.Condition()
         self.gate = asyncio.Lock()  # held while a session is open on the connection
 
     def try_now(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """Do the work on the calling thread; None if the connection or the file is busy."""
-        if self._under_way or self._db is None or self.gate.locked():
+        if self._given != self._done or self._db is None or self.gate.locked():
             return None
         try:
             return work(self._db)
@@ -414,9 +432,18 @@ class _ConnectionThread:
             self._thread.start()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
-        self._under_way += 1
+        self._given += 1
         self._calls.put((loop, answer, work))
         return answer
+
+    def catch_up(self, patience: float) -> bool:
+        """Keep the calling thread waiting until this one has done all that it was given, at most
+        for so many seconds; whether it has. Meanwhile it has the interpreter for itself, so that
+        takes less time than it would beside a busy event loop."""
+        if self.gate.locked():
+            return False
+        with self._progress:
+            return self._progress.wait_for(lambda: self._given == self._done, patience)
 
     def interrupt(self) -> None:
         """Have the statement that is running on the thread fail."""
@@ -441,7 +468,6 @@ class _ConnectionThread:
     def _answer(
         self, future: asyncio.Future[Any], result: Any, error: BaseException | None
     ) -> None:
-        self._under_way -= 1
         if future.done():
             return
         if error is not None:
@@ -465,6 +491,9 @@ class _ConnectionThread:
                 result, error = self._patiently(self._db, work), None
             except BaseException as caught:  # noqa: BLE001  (handed to the caller)
                 result, error = None, _explain(caught, self._path)
+            with self._progress:
+                self._done += 1
+                self._progress.notify_all()
             loop.call_soon_threadsafe(self._answer, answer, result, error)
         if self._db is not None:
             self._db.close()
@@ -518,6 +547,11 @@ def _explain(error: BaseException, path: str) -> BaseException:
             wrapped.__cause__ = error
             return wrapped
     return error
+
+
+def _is_critical(ops: Sequence[Op]) -> bool:
+    first = ops[0] if ops else None
+    return type(first) is SendSignal and first.priority == "critical"
 
 
 def _statements(script: str) -> list[str]:
