@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -16,6 +17,7 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, print_json, show, table
 from aura.delivery.flow import Flow
+from aura.delivery.learning import LearningStatus, load_learning
 from aura.delivery.worth import logged, worth
 from aura.errors import InvalidInput
 from aura.stats.means import ConfidenceSequence
@@ -149,6 +151,81 @@ def release(
         print_json({"name": name, "arm": arm, "released": True})
     else:
         note(f"Arm {arm} of {name} may be taken again.")
+
+
+@flows.command()
+def start(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file with `learning:`.")],
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Let a split learn: the traffic goes where it is worth most.
+
+    \b
+    Example:
+      aura flows start learning.yaml
+    """
+    plan = load_learning(file)
+    _tell(_with_app(database, lambda app: app.learning.start(plan)), as_json)
+
+
+@flows.command()
+def stop(
+    name: Name,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the shares as they are now.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="Why.")] = "",
+    by: Annotated[str, typer.Option("--by", help="Who says so.")] = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """End the learning of a split: everybody to the baseline, or as they are now.
+
+    \b
+    Examples:
+      aura flows stop model-route --reason "the small model is retired"
+      aura flows stop model-route --keep
+    """
+    _with_app(database, lambda app: app.learning.stop(name, keep=keep, by=by, reason=reason))
+    if as_json:
+        print_json({"name": name, "stopping": True, "keep": keep})
+    else:
+        note(f"{name} is asked to stop.")
+
+
+@flows.command()
+def status(name: Name, database: Database = None, as_json: Json = False) -> None:
+    """Show what a split has learnt.
+
+    \b
+    Example:
+      aura flows status model-route
+    """
+    _tell(_with_app(database, lambda app: app.learning.status(name)), as_json)
+
+
+def _tell(found: LearningStatus, as_json: bool) -> None:
+    if as_json:
+        print_json({one: getattr(found, one) for one in LearningStatus.__dataclass_fields__})
+        return
+    arms = found.ledger["arms"]
+    rows = (
+        (
+            Text(clean(arm)),
+            f"{share:.1%}",
+            f"{arms.get(arm, {}).get('rewarded', 0):,}",
+            f"{_mean(arms.get(arm, {})):.3f}",
+            Text(clean(str(arms.get(arm, {}).get("tripped", "")))),
+        )
+        for arm, share in sorted(found.weights.items(), key=lambda one: -one[1])
+    )
+    show(table(("=ARM", ">SHARE", ">REWARDS", ">MEAN", "TRIPPED"), rows))
+    last = found.history[-1]
+    note(f"{found.name} is {found.state}, split {found.split} at epoch {found.epoch}. ")
+    note(f"Last: {clean(str(last['what']))}, {clean(str(last['reason']))}")
+
+
+def _mean(arm: dict[str, Any]) -> float:
+    return arm["total"] / arm["rewarded"] if arm.get("rewarded") else 0.0
 
 
 def _with_app(database: str | None, act: Callable[[Aura], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ from aura.delivery.admission import admit
 from aura.delivery.catalog import Catalog
 from aura.delivery.experiments import Assignment, Experiments
 from aura.delivery.flow import Flows
+from aura.delivery.learning import Learning
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry
 from aura.store.base import Store, Sweep, Writer
@@ -24,6 +25,7 @@ class Desk:
     experiments: Experiments
     catalog: Catalog
     flows: Flows
+    learning: Learning
 
     def observe(
         self,
@@ -58,7 +60,9 @@ class Desk:
         self.catalog = Catalog(registry)
         self.flows = Flows()
         registry.lent[Flows] = self.flows
-        for workflow in (*rollouts.workflows, self.experiments.engine.workflow):
+        self.learning = Learning(rollouts)
+        own = (self.experiments.engine.workflow, self.learning.workflow)
+        for workflow in (*rollouts.workflows, *own):
             registry.add(workflow)
 
     def _open_desk(self, store: Store, writer: Writer, clock: Clock, start: Any, run: Any) -> None:
@@ -67,6 +71,7 @@ class Desk:
         self.rollouts.open(store, writer, clock, start, run)
         self.experiments.open(store, writer, clock, start)
         self.flows.open(store, writer, clock)
+        self.learning.open(store, writer, clock, start, run)
 
     async def _close_desk(self) -> None:
         self.experiments.close()

@@ -127,6 +127,10 @@ class Ledger:
         """How many choices wait for their reward."""
         return len(self._pending)
 
+    def __contains__(self, id: str) -> bool:
+        """Whether the choice of that id waits for its reward."""
+        return id in self._pending
+
     def arm(self, name: str) -> Arm:
         """What is known of an arm; a new one knows nothing."""
         return self.arms.setdefault(name, Arm())

@@ -9,6 +9,7 @@ from aura.engine.receive import receive
 from aura.engine.retry import Retry
 from aura.engine.step import Step, step
 from aura.engine.subscriptions import Event
+from aura.engine.succession import continue_as_new
 from aura.engine.transaction import Transaction
 from aura.engine.worker import Worker, WorkerOptions
 
@@ -28,6 +29,7 @@ __all__ = [
     "Workflow",
     "borrow",
     "cancelled",
+    "continue_as_new",
     "here",
     "receive",
     "step",

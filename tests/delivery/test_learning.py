@@ -1,0 +1,182 @@
+"""A split that learns: shares follow what is worth most, over crashes, with guards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aura import Aura, Config
+from aura.delivery.learning import LearningPlan, LearningStatus, load_learning
+from aura.delivery.observation import Observation
+from aura.delivery.policy import Policy
+from aura.delivery.split import Split
+from aura.errors import FlowError, PlanError
+from tests.engine.kit import until
+
+FAST = Policy(floor=0.05, max_failures=0.3)
+
+
+def plan(**changes: object) -> LearningPlan:
+    given = {"name": "route", "split": "chat", "arms": ("small", "large"), "every": 0.1}
+    return LearningPlan(**{"policy": FAST, **given, **changes})  # type: ignore[arg-type]
+
+
+def made(database: str) -> Aura:
+    return Aura("learns", config=Config(database=database, lease=2.0))
+
+
+def observed(app: Aura, arm: str, number: int, *, ok: bool, **more: object) -> None:
+    app.rollouts.observe(
+        Observation("chat", 1, arm, f"u{number}", app.clock.now(), ok, 0.1, share=0.5, **more)  # type: ignore[arg-type]
+    )
+
+
+async def look(app: Aura, wanted: object) -> LearningStatus:
+    async def reached() -> bool:
+        return bool(wanted(await app.learning.status("route")))  # type: ignore[operator]
+
+    await until(reached, timeout=60)
+    return await app.learning.status("route")
+
+
+async def serving(app: Aura) -> Split:
+    document = await app.store.document("split", "chat")
+    assert document is not None
+    return Split.from_json(document.body)
+
+
+async def test_traffic_goes_where_it_is_worth_most(database: str) -> None:
+    async with made(database) as app:
+        begun = await app.learning.start(plan(policy=Policy(floor=0.05)))
+        assert begun.weights == {"small": 0.5, "large": 0.5}
+        assert (await serving(app)).moving
+        for number in range(60):
+            observed(app, "small", number, ok=number % 2 == 0)
+            observed(app, "large", number, ok=True)
+        status = await look(app, lambda one: one.weights["large"] > 0.9)
+        split = await serving(app)
+        assert {arm.name: arm.weight for arm in split.arms} == dict(status.weights)
+        assert status.weights["small"] >= 0.05
+        await app.learning.stop("route", keep=True, by="ada", reason="enough")
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert ended.weights == status.weights
+        assert ended.history[-1]["by"] == "ada"
+        assert not (await serving(app)).moving
+
+
+async def test_an_arm_that_fails_gets_nothing(database: str) -> None:
+    async with made(database) as app:
+        await app.learning.start(plan())
+        for number in range(40):
+            observed(app, "small", number, ok=True)
+            observed(app, "large", number, ok=False)
+        status = await look(app, lambda one: one.weights["large"] == 0)
+        assert [line["what"] for line in status.history] == ["start", "trip"]
+        await app.learning.stop("route")
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert ended.weights == {"small": 1.0, "large": 0.0}
+
+
+async def test_late_rewards_of_units(database: str) -> None:
+    async with made(database) as app:
+        await app.learning.start(plan(metric="score"))
+        for number in range(40):
+            observed(app, "small" if number % 2 else "large", number, ok=True)
+        await look(app, lambda one: len(one.ledger["pending"]) == 40)
+        for number in range(40):
+            await app.reward("chat", f"u{number}", float(number % 2 == 0), metric="score")
+        status = await look(app, lambda one: not one.ledger["pending"])
+        assert status.ledger["arms"]["large"]["total"] == 20
+        await look(app, lambda one: one.weights["large"] > 0.9)
+
+
+async def test_another_worker_goes_on_and_folds_nothing_twice(database: str) -> None:
+    async with made(database) as app:
+        run = (await app.learning.start(plan())).run
+        for number in range(10):
+            observed(app, "large", number, ok=True)
+        await look(app, lambda one: one.ledger["arms"].get("large", {}).get("rewarded") == 10)
+    async with made(database) as app:
+        for number in range(10, 15):
+            observed(app, "large", number, ok=True)
+        status = await look(app, lambda one: one.ledger["arms"]["large"]["rewarded"] >= 15)
+        assert status.ledger["arms"]["large"]["rewarded"] == 15
+        assert status.run == run
+        await app.run(run).cancel()
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert ended.weights["small"] == 1.0
+        assert "cancelled" in ended.history[-1]["reason"]
+
+
+async def test_it_begins_anew_before_its_journal_is_long(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.delivery.learning._LOOKS", 3)
+    async with made(database) as app:
+        begun = await app.learning.start(plan())
+
+        async def again() -> bool:
+            return (await app.run(begun.run).record()).execution > 2
+
+        await until(again, timeout=60)
+        observed(app, "large", 1, ok=True)
+        await look(app, lambda one: one.ledger["arms"].get("large", {}).get("rewarded") == 1)
+        await app.learning.stop("route")
+        await look(app, lambda one: one.state == "stopped")
+
+
+async def test_what_is_refused(database: str) -> None:
+    async with made(database) as app:
+        with pytest.raises(FlowError, match="no split learns"):
+            await app.learning.status("route")
+        await app.learning.start(plan())
+        with pytest.raises(FlowError, match="under way"):
+            await app.learning.start(plan())
+        with pytest.raises(FlowError, match="moved by the run"):
+            await app.learning.start(plan(name="other"))
+        await app.learning.stop("route")
+        await look(app, lambda one: one.state == "stopped")
+        with pytest.raises(FlowError, match="stopped"):
+            await app.learning.stop("route")
+    for changes in ({"arms": ("small",)}, {"arms": ("a", "a")}, {"every": 0.0}):
+        with pytest.raises(FlowError):
+            plan(**changes)
+    with pytest.raises(FlowError, match="learn nothing"):
+        plan(policy=Policy("weights", {"small": 1.0}))
+
+
+def test_files(tmp_path: Path) -> None:
+    file = tmp_path / "learning.yaml"
+    text = """
+learning:
+  name: model-route
+  split: chat
+  arms: [small, large]
+  policy: ucb
+  reward: {metric: score, horizon: 1d}
+  sla: 800ms
+  floor: 5%
+  every: 30s
+  max_failures: 10%
+"""
+    file.write_text(text)
+    found = load_learning(file)
+    assert (found.metric, found.policy.horizon, found.sla) == ("score", 86_400.0, 0.8)
+    assert (found.policy.rule, found.policy.max_failures) == ("ucb", 0.1)
+    file.write_text("learning: {name: a, arms: [x, y]}")
+    assert load_learning(file).metric == "outcome"
+    for wrong in ("learning: {name: a}", "rollout: {}", "learning: {name: a, arms: [x]}", "a: ["):
+        file.write_text(wrong)
+        with pytest.raises(PlanError, match=r"learning.yaml:1"):
+            load_learning(file)
+
+
+async def test_nobody_waits_for_a_worker_for_ever(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.delivery.learning._PATIENCE", 0.1)
+    app = Aura("learns", config=Config(database=database))
+    async with app.client():
+        with pytest.raises(FlowError, match="no worker"):
+            await app.learning.start(plan())
