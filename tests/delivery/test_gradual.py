@@ -109,7 +109,7 @@ def test_what_a_person_may_order_where_it_stopped(order: str, weight: float) -> 
 def test_orders_in_a_descent_are_void_but_hold_and_rollback() -> None:
     state = RolloutState(2, "descending", 0.0, step=1)
     for order in ("advance", "skip", "resume", "retry", "pause"):
-        found = decide(GRADUAL, replace(state, order=order), Evidence(0, 0, ()), 5.0)  # type: ignore[arg-type]
+        found = decide(GRADUAL, replace(state, order=order), Evidence(0, 0, ()), 5.0)
         assert "hold it first" in found.reason
     held = replace(state, order="hold")
     after = apply(held, decide(GRADUAL, held, Evidence(0, 0, ()), 5.0), 5.0)

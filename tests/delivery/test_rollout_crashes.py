@@ -7,12 +7,15 @@ import random
 import signal
 import statistics
 import time
+from dataclasses import replace
 
 import pytest
 
 from aura import Aura
 from aura.delivery import follower
-from aura.delivery.plan import Plan
+from aura.delivery.approval import ApprovalRule
+from aura.delivery.descent import Descent
+from aura.delivery.plan import Pair, Plan
 from aura.delivery.split import Arm, Split
 from aura.errors import RolloutError
 from aura.store.base import PutDocument
@@ -81,11 +84,95 @@ async def test_a_worker_is_killed_at_every_boundary(database: str) -> None:
         assert record.epoch in (deaths, deaths + 1)  # it may have ended with the last boundary
 
 
+TOGETHER = plan(
+    stages=(
+        replace(PLAN.stages[1], approval=ApprovalRule(1, ("ann",))),
+        PLAN.stages[3],
+    ),
+    together=(Pair("s", "a", "b"),),
+)
+BETWEEN = [
+    *("split:1", "status:2"),  # one of two splits is taken; it asks
+    *("0/watch#2", "0/signal:approval#1/got", "status:3"),  # and is answered
+    *("split:2", "s:2"),
+]
+
+
+async def test_a_worker_is_killed_between_two_splits_and_around_an_approval(database: str) -> None:
+    """As above; a shift of two splits goes on with the second one, and an approval counts once."""
+    async with (
+        crew() as people,
+        app_on(database).client() as app,
+        traffic(app, per_second=80) as one,
+        traffic(app, split="s", per_second=80) as two,
+    ):
+        await begin(app, TOGETHER)
+        worker, deaths = await people.hire("worker", database), 0
+        for point in BETWEEN:
+            if await passed(app, point):
+                continue
+            await worker.begin("after", point)
+            following = await people.hire("worker", database)
+            if point == "0/watch#2":
+                run = (await app.rollouts.status("t")).run
+                await wait_for(app, lambda status: len(status.history) == 2)
+                await app.run(run).signal("approval", {"by": "ann"}, id="once")
+            assert await worker.end() == -signal.SIGKILL
+            worker, deaths = following, deaths + 1
+        await worker.begin()
+        status = await ended(app)
+        await app.run(status.run).result(timeout=60)
+        status = await app.rollouts.status("t")
+        assert story(status) == ["start", "ask", "approve", "advance", "complete"]
+        assert deaths >= 5
+        for made, name in ((one, "t"), (two, "s")):
+            check_the_way_up([*made.splits, await split_of(app, name)])
+            assert made.went_back == []
+            assert (await split_of(app, name)).epoch == 3
+
+
+DOWN = ["split:2", "status:2", "split:3", "0/watch#3"]
+
+
+async def test_a_worker_is_killed_at_every_step_down(database: str) -> None:
+    """No step is left out or made twice, and each begins with its own evidence."""
+    down = Descent(steps=(0.5, 0.2), min_requests=10**9, min_time=0.0, max_time=0.5)
+    given = replace(TWO_STAGES, stages=(PLAN.stages[3],), on_trip="gradual", gradual=down)
+    guard = replace(PLAN.guards[0], max_error_rate=None, allowed=0.2)
+    stages = (replace(PLAN.stages[3], min_requests=10**9),)
+    given = replace(given, guards=(guard,), stages=stages)
+    async with (
+        crew() as people,
+        app_on(database).client() as app,
+        traffic(app, per_second=150) as made,
+    ):
+        made.failing["b"] = 0.4
+        await begin(app, given)
+        worker, deaths = await people.hire("worker", database), 0
+        for point in DOWN:
+            if await passed(app, point):
+                continue
+            await worker.begin("after", point)
+            following = await people.hire("worker", database)
+            assert await worker.end() == -signal.SIGKILL
+            worker, deaths = following, deaths + 1
+        await worker.begin()
+        status = await ended(app)
+        await app.run(status.run).result(timeout=60)
+        status = await app.rollouts.status("t")
+        assert story(status) == ["start", "descend", "descend", "rollback"]
+        assert status.guard == "errors"
+        assert deaths >= 3
+        shares = {split.epoch: split.share("b") for split in made.splits}
+        assert [shares[epoch] for epoch in sorted(shares)][:3] == [1.0, 0.5, 0.2]
+        assert (await split_of(app)).share("b") == 0.0
+
+
 async def passed(app: Aura, point: str) -> bool:
     """Whether what is written at that boundary is there."""
     kind, _, number = point.partition(":")
-    if kind == "split":
-        document = await app.store.document("split", "t")
+    if kind in ("split", "s"):
+        document = await app.store.document("split", "t" if kind == "split" else "s")
         return document is not None and document.epoch >= int(number)
     status = await app.rollouts.status("t")
     if kind == "status":

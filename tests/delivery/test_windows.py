@@ -119,7 +119,7 @@ def test_it_opens_at_the_first_time_from_now_on(
     assert window.is_open(opens)
     if opens > now:
         step = max(60, (opens - now) / 200)
-        looked = now
+        looked = float(now)
         while looked < opens:
             assert not window.is_open(looked)
             looked += step
