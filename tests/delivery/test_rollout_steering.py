@@ -347,10 +347,8 @@ async def test_histories_are_kept_and_replayed(database: str) -> None:
         assert found.hits.requests >= 1
         assert found.hits.requests <= found.recorded.requests
         again = await backtested(app, before, first)
-        assert again.state == "completed"  # what failed afterwards changed nothing
-        assert [one.what for one in again.history] == ["advance", "advance", "complete"]
-        slower = replace(first, stages=(replace(first.stages[0], min_requests=10**6),))
-        assert (await backtested(app, before, slower)).state == "running"
+        assert again.observations >= 24  # eight of the candidate in each of three stages
+        assert again.ended >= again.began
         with pytest.raises(RolloutError, match="recorded nothing of split t from a to c"):
             await backtested(app, before, replace(first, candidate="c"))
 
