@@ -151,7 +151,7 @@ async def test_many_at_once_while_others_move_them(database: str) -> None:
                     return
                 body = split.with_weights({"b": 0.4}).to_json()
                 await app.store.commit([PutDocument("split", name, body, split.epoch)])
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.02)
 
         disturbing = [asyncio.create_task(disturb(name)) for name in names]
         done = await app.rollouts.emergencies.force(None, reason="fire")

@@ -33,7 +33,7 @@ from aura.delivery.turn import write_order
 from aura.errors import EpochConflict, RolloutError
 from aura.store.base import AppendFeed, Document, Op, PutDocument, Store
 
-_TRIES = 50  # times that others may be faster
+_TRIES = 1_000  # times that others may be faster
 _KEPT = 100  # things done to one split that its record keeps
 
 
