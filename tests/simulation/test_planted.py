@@ -91,8 +91,8 @@ def forget_what_was_received(patch: Patch) -> None:
     """After a recovery, signals that the journal has are new again."""
     begin = Mailbox.__init__
 
-    def forgetful(self: Any, signals: Any, taken: Any) -> None:
-        begin(self, signals, ())
+    def forgetful(self: Any, signals: Any, taken: Any, precedence: Any) -> None:
+        begin(self, signals, (), precedence)
 
     patch.setattr(Mailbox, "__init__", forgetful)
 

@@ -150,7 +150,7 @@ def cancelled() -> bool:
     a thread cannot be stopped, so a long `def` step should look here now and then and return.
     Outside a step it is False."""
     current = scope.get()
-    return isinstance(current, StepScope) and current.gate is not None and current.gate.closed
+    return isinstance(current, StepScope) and current.gate.closed
 
 
 def idempotency_key() -> str:
