@@ -15,8 +15,9 @@ there is nobody to compare with, and `errors` and `latency` are tested against t
 with several guards divides its alpha among them.
 
 And **hard limits** (`max_error_rate`, `max_p95`, `max_mean`) over a sliding window with at least
-`min_sample` requests of the candidate, which begins anew with each share. A rollback must help: while the baseline has the same
-trouble as often (and the candidate's latency is not far worse), a limit does not trip.
+`min_sample` requests of the candidate, which begins anew with each share. A rollback must help:
+while the baseline has the same trouble as often (and the candidate's latency is not far worse), a
+limit does not trip.
 
 **Sticky units.** The requests of one unit are all on one arm, so one broken client can look like
 a broken arm. With few, chatty units use `per: unit`: a unit counts once per stage. What is known
@@ -421,7 +422,7 @@ def stage_key(observation: Observation) -> int:
 
 
 def _compared(observation: Observation) -> bool:
-    """A shadow that failed without an answer was not compared, nor one that is good and says why."""
+    """Whether it is a shadow with an answer that could be compared."""
     good = observation.ok and not observation.error
     return observation.shadow and (good or bool(observation.differences))
 
