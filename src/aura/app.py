@@ -535,12 +535,17 @@ class Aura(Events, Desk):
             config.lease, config.poll, config.capacity, config.threads, config.grace, only,
             offer(config.tags, config.resources),
             HistoryLimits(config.max_history, config.max_history_bytes),
-            config.max_recoveries, config.durability,
+            config.max_recoveries, config.durability, self.watch,
         )  # fmt: skip
         return Worker(
             self.store, self.committer, self.registry, self.results, self.time, self._limits,
             options, self._around,
         )  # fmt: skip
+
+    @property
+    def executing(self) -> int:
+        """How many runs are under way in this process."""
+        return 0 if self._worker is None else len(self._worker.under_way)
 
     def _require_open(self) -> None:
         if not self._opened:

@@ -489,7 +489,14 @@ async def test_a_changed_limit_counts_at_once(store: Store) -> None:
 async def test_runs_are_counted(store: Store) -> None:
     await place(store, queued("a"), queued("b", key="k"), queued("c", "p"))
     await store.commit([start("d", owner="w"), start("e")])
+    assert await store.depths() == {
+        ("q", "pending"): 2,
+        ("p", "pending"): 1,
+        (None, "pending"): 1,
+        (None, "running"): 1,
+    }
     await store.commit([settle("d")])
+    assert (None, "running") not in await store.depths()
     assert await store.count_runs(["state"]) == {("completed",): 1, ("pending",): 4}
     assert await store.count_runs(["queue", "state"]) == {
         ("q", "pending"): 2,

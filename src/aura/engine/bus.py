@@ -25,6 +25,7 @@ from aura.engine.subscriptions import (
     Subscriptions,
     Surroundings,
 )
+from aura.engine.watch import Watch
 from aura.engine.worker import Worker
 from aura.errors import RegistrationError
 from aura.store.base import Store, Writer
@@ -45,6 +46,7 @@ class Events:
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
         self._bus: EventBus | None = None
+        self.watch: Watch | None = None  # who counts what runs do; set before the app is opened
 
     def _require_open(self) -> None:
         raise NotImplementedError
@@ -99,7 +101,10 @@ class Events:
         if held_event(topic, payload):
             return
         await settle_dependencies()
+        began = self.clock.monotonic()
         await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
+        if self.watch is not None:
+            self.watch.emitted(topic, self.clock.monotonic() - began)
 
     async def _open_bus(
         self, worker: Worker, resolver: Resolver, start: Start, threads: int, lease: float

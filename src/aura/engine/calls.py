@@ -14,6 +14,7 @@ from aura.engine.durability import Durability
 from aura.engine.history import HistoryLimits
 from aura.engine.middleware import Middleware
 from aura.engine.precedence import Precedence
+from aura.engine.watch import Watch
 from aura.errors import TransactionError
 from aura.store.base import RunRecord, Writer
 from aura.store.session import Isolation, Session
@@ -52,6 +53,7 @@ class Services:
     tenure: Tenure | None = None
     lent: Mapping[type, object] = field(default_factory=dict)
     precedence: Precedence | None = None
+    watch: Watch | None = None
 
 
 class Call(NamedTuple):

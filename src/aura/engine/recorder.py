@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aura.engine.calls import Call, Services
@@ -36,6 +37,8 @@ class Recorder:
         self._epoch = execution.record.epoch
         self.seq = seq
         self._durable = self.values = seq
+        self._workflow = execution.workflow.name
+        self._watch = services.watch
         self.history = History(self._run_id, services.history)
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
@@ -71,8 +74,11 @@ class Recorder:
             raise
         self.seq = seq
         op = Append(self._epoch, entry)
+        if self._watch is not None:
+            self._watch.recorded(self._workflow, entry)
         if events:
-            self.post(Emit(events, op), self._landed)
+            landed = self._landed if self._watch is None else partial(self._emitted, now, events)
+            self.post(Emit(events, op), landed)
         elif later and self._lazy:
             self.post_later(op, self._landed)
         else:
@@ -91,6 +97,15 @@ class Recorder:
             self._waiting.append((self.seq, landed))
             await landed
         self._execution.raise_if_stopped()
+
+    def _emitted(
+        self, began: float, events: tuple[NewEvent, ...], outcome: Outcome | BaseException
+    ) -> None:
+        """An entry with events has landed, and somebody counts them."""
+        if self._watch is not None and not isinstance(outcome, BaseException):
+            for event in events:
+                self._watch.emitted(event.topic, self._now() - began)
+        self._landed(outcome)
 
     def _landed(self, outcome: Outcome | BaseException) -> None:
         """The next entry is durable, or refused, which ends the run here."""

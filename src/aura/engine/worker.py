@@ -41,6 +41,7 @@ from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.precedence import Precedence
 from aura.engine.storeclock import StoreClock
 from aura.engine.tenure import Tenure
+from aura.engine.watch import Watch
 from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
 from aura.store.base import (
     Claim,
@@ -71,7 +72,7 @@ class WorkerOptions:
     """`capacity` runs at once, `threads` for plain `def` steps, `only` the id of the one run to
     claim, with those that it starts (None: all), `offer` what queues may require, `history` how
     long journals may get, `max_recoveries` how many workers may die of a run, `durability` that of
-    workflows which say nothing; the rest are seconds."""
+    workflows which say nothing, `watch` who counts; the rest are seconds."""
 
     lease: float = 10.0
     poll: float = 1.0
@@ -83,6 +84,7 @@ class WorkerOptions:
     history: HistoryLimits = field(default_factory=HistoryLimits)
     max_recoveries: int = MOST_RECOVERIES
     durability: Durability = "sync"
+    watch: Watch | None = None
 
 
 class Worker:
@@ -117,6 +119,7 @@ class Worker:
             session=functools.partial(store.session, limit=options.lease / 2),
             family=self._family, history=options.history, durability=options.durability,
             precedence=Precedence(self._time), lent=registry.lent, tenure=self._tenure,
+            watch=options.watch,
         )  # fmt: skip
         self._executions: dict[str, Execution] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -307,6 +310,8 @@ class Worker:
     def _settled(self, record: RunRecord) -> None:
         """A run has ended here: who waits for it gets its record."""
         self._results.settled(record)
+        if self._options.watch is not None:
+            self._options.watch.settled(record)
         parent = self._executions.get(record.parent or "")
         if parent is not None:
             parent.children.ended(record)

@@ -60,7 +60,14 @@ from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
-from aura.store.postgres_queues import Placed, all_queues, count_runs, placed_row, put_queue
+from aura.store.postgres_queues import (
+    Placed,
+    all_queues,
+    count_runs,
+    depths,
+    placed_row,
+    put_queue,
+)
 from aura.store.postgres_session import Aid, PostgresSession
 from aura.store.postgres_solo import commit_alone
 from aura.store.queries import SHOWN, migrations, outstanding, queries
@@ -229,6 +236,10 @@ class PostgresStore:
     ) -> dict[tuple[str | None, ...], int]:
         async with self._taken(self._reads) as connection:
             return await count_runs(connection, by, queue)
+
+    async def depths(self) -> dict[tuple[str | None, str], int]:
+        async with self._taken(self._reads) as connection:
+            return await depths(connection)
 
     async def layout(self) -> Mapping[str, Sequence[str]]:
         async with self._taken(self._reads) as connection:

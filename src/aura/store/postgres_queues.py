@@ -51,3 +51,8 @@ async def count_runs(
     else:
         rows = await connection.fetch(_SQL["count_queue"].replace(":names", names), queue)
     return {tuple(row[:-1]): row[-1] for row in map(tuple, rows)}
+
+
+async def depths(connection: Connection) -> dict[tuple[str | None, str], int]:
+    rows = await connection.fetch(_SQL["depths"])
+    return {(queue, state): count for queue, state, count in map(tuple, rows) if count}

@@ -166,6 +166,11 @@ class Queued(Protocol):
         """How many runs there are for each combination of these columns, of all or of one queue."""
         ...
 
+    async def depths(self) -> dict[tuple[str | None, str], int]:
+        """How many runs are "pending" and "running" in each queue (None: the default one). It reads
+        these runs only, however many have ended."""
+        ...
+
 
 def counted(by: Sequence[CountBy]) -> Sequence[str]:
     """The columns to count by, which are written into a statement. Raises ValueError."""

@@ -196,6 +196,9 @@ class SealedStore:
     ) -> dict[tuple[str | None, ...], int]:
         return await self._inner.count_runs(by, queue)
 
+    async def depths(self) -> dict[tuple[str | None, str], int]:
+        return await self._inner.depths()
+
     async def layout(self) -> Mapping[str, Sequence[str]]:
         return await self._inner.layout()
 

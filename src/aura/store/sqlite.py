@@ -57,6 +57,7 @@ from aura.store.sqlite_queues import (
     all_queues,
     any_in_queues,
     count_runs,
+    depths,
     put_queue,
     take,
     take_from_queues,
@@ -232,6 +233,9 @@ class SqliteStore:
         self, by: Sequence[CountBy], queue: str | None = None
     ) -> dict[tuple[str | None, ...], int]:
         return await self._reader.call(lambda db: count_runs(db, by, queue))
+
+    async def depths(self) -> dict[tuple[str | None, str], int]:
+        return await self._reader.call(depths)
 
     async def layout(self) -> Mapping[str, Sequence[str]]:
         return await self._reader.call(layout)

@@ -53,6 +53,11 @@ def count_runs(
     return {tuple(row[:-1]): row[-1] for row in rows}
 
 
+def depths(db: sqlite3.Connection) -> dict[tuple[str | None, str], int]:
+    rows = db.execute(_SQL["depths"]).fetchall()
+    return {(queue, state): count for queue, state, count in rows if count}
+
+
 def start_placed(db: sqlite3.Connection, op: StartRun, now: float) -> tuple[str, bool] | LeaseLost:
     """The id of the run that the start stands for, and whether it is new."""
     place = op.place

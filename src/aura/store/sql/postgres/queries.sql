@@ -342,6 +342,17 @@ SELECT name, epoch, limits, updated_at FROM aura.queues ORDER BY name
 -- :name: count_runs
 SELECT :names, count(*) FROM aura.runs AS r GROUP BY :names
 
+-- :name: depths
+-- By the predicates of runs_ready, runs_queued and runs_owned.
+SELECT NULL::text, 'pending', count(*) FROM aura.runs AS r
+WHERE r.ready_at IS NOT NULL AND r.state = 'pending'
+UNION ALL
+SELECT r.queue, 'pending', count(*) FROM aura.runs AS r
+WHERE r.queue IS NOT NULL AND r.state = 'pending' GROUP BY r.queue
+UNION ALL
+SELECT r.queue, 'running', count(*) FROM aura.runs AS r
+WHERE r.owner IS NOT NULL GROUP BY r.queue
+
 -- :name: count_queue
 SELECT :names, count(*) FROM aura.runs AS r WHERE r.queue = $1 GROUP BY :names
 

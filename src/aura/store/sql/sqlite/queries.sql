@@ -419,6 +419,16 @@ SELECT name, epoch, limits, updated_at FROM queues ORDER BY name
 -- :name: count_runs
 SELECT :names, count(*) FROM runs GROUP BY :names
 
+-- :name: depths
+SELECT NULL, 'pending', count(*) FROM runs INDEXED BY runs_pending
+WHERE state = 'pending' AND queue IS NULL
+UNION ALL
+SELECT queue, 'pending', count(*) FROM runs INDEXED BY runs_queued
+WHERE queue IS NOT NULL AND state = 'pending' GROUP BY queue
+UNION ALL
+SELECT queue, 'running', count(*) FROM runs INDEXED BY runs_running
+WHERE state = 'running' GROUP BY queue
+
 -- :name: count_queue
 SELECT :names, count(*) FROM runs WHERE queue = ? GROUP BY :names
 
