@@ -285,6 +285,20 @@ async def test_an_emergency_ends_it(database: str) -> None:
             await app.experiments.start(forever())
 
 
+async def test_its_shares_are_not_restored_after_an_emergency(database: str) -> None:
+    """Nobody would watch over them; neither when it has heard of the emergency nor before."""
+    async with app_on(database) as app:
+        begun = await app.experiments.start(forever())
+        desk = app.rollouts.emergencies
+        await desk.force(None, reason="fire")
+        (free,) = await desk.release(None, restore=True)
+        assert f"the run {begun.run} was moving it" in free.note
+        split = await split_of(app)
+        assert (split.share("a"), split.forced, split.moving) == (1.0, "", False)
+        await ended(app)
+        assert (await split_of(app)).share("a") == 1.0
+
+
 async def test_without_a_worker_it_waits_for_one(database: str, monkeypatch: Any) -> None:
     monkeypatch.setattr("aura.delivery.experiments._PATIENCE", 0.1)
     app = app_on(database)

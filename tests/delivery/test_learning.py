@@ -126,6 +126,39 @@ async def test_it_begins_anew_before_its_journal_is_long(
         await look(app, lambda one: one.state == "stopped")
 
 
+async def test_an_emergency_ends_it_and_its_shares_are_not_restored(database: str) -> None:
+    async with made(database) as app:
+        begun = await app.learning.start(plan())
+        desk = app.rollouts.emergencies
+        await desk.force(None, reason="fire")
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert ended.history[-1]["reason"] == "split chat was forced to its baseline: fire"
+        assert ended.weights == {"small": 1.0, "large": 0.0}
+        assert await app.run(begun.run).result(timeout=60) == "stopped"
+        split = await serving(app)
+        assert (split.forced, split.share("small")) == ("fire", 1.0)
+        with pytest.raises(FlowError, match="is forced to its baseline: fire"):
+            await app.learning.start(plan())
+        (free,) = await desk.release(None, restore=True)
+        assert f"the run {begun.run} was moving it" in free.note
+        assert (await serving(app)).share("small") == 1.0
+
+
+async def test_it_does_not_take_up_again_what_an_emergency_has_released(database: str) -> None:
+    """It was released before the next look."""
+    async with made(database) as app:
+        await app.learning.start(plan(every=1.0))
+        desk = app.rollouts.emergencies
+        await desk.force(None, reason="fire")
+        await desk.release(None)
+        for number in range(40):
+            observed(app, "large", number, ok=True)
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert "fire" in ended.history[-1]["reason"] or "taken back" in ended.history[-1]["reason"]
+        split = await serving(app)
+        assert (split.share("small"), split.moving) == (1.0, False)
+
+
 async def test_what_is_refused(database: str) -> None:
     async with made(database) as app:
         with pytest.raises(FlowError, match="no split learns"):

@@ -63,13 +63,15 @@ class Force:
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is kept of a split's emergencies. `before` are the weights before the last one; `ended`
-    the rollouts under way that it ended, `undone` one that had completed."""
+    the rollouts under way that it ended, `undone` one that had completed; `moving`: something that
+    watches over the split (a rollout, an experiment, a learning run) was moving it then."""
 
     split: str
     before: dict[str, float]
     ended: tuple[str, ...]
     undone: str
     history: tuple[Force, ...]
+    moving: bool = False
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -165,8 +167,10 @@ class Emergencies:
     ) -> list[Done]:
         """Let these splits (None: all that are forced) be moved again; what became of each.
 
-        They stay at their baselines. With `restore` those that no rollout was moving serve what
-        they served before. Raises RolloutError for a name that nothing has, StoreUnavailable.
+        They stay at their baselines. With `restore` those that nothing was moving serve what they
+        served before: shares of a rollout, an experiment or a learning run are not put back, as
+        nobody would watch over them. Raises RolloutError for a name that nothing has,
+        StoreUnavailable.
         """
         now = self._clock.now()
         made = Force("release", by, reason, now)
@@ -250,6 +254,7 @@ class Emergencies:
             tuple(one.name for _, one in ending),
             served[1].name if served else "",
             (*(known.history if known else ()), made)[-_KEPT:],
+            split.moving,
         )
         ops: list[Op] = (
             []
@@ -283,6 +288,11 @@ class Emergencies:
         note = ""
         if restore and record.ended:
             note = f"its rollout was ended; start it again: {', '.join(record.ended)}"
+        elif restore and record.moving:
+            note = (
+                f"the run {split.mover} was moving it, and it ends with that; the baseline serves "
+                "until you start its experiment or learning again"
+            )
         elif restore:
             arms = tuple(Arm(arm.name, record.before.get(arm.name, 0.0)) for arm in split.arms)
             free = replace(free, arms=arms)
@@ -339,9 +349,8 @@ def _split(seen: _Seen, given: str) -> str:
 
 def _completed(seen: _Seen, split: Split) -> tuple[int, RolloutStatus] | None:
     """The rollout that has brought the split where it is, when it has completed."""
-    mover = split.seed.removeprefix(f"{split.name}/")
     for at, status in seen.rollouts:
-        if status.run == mover and status.state == "completed":
+        if status.run == split.mover and status.state == "completed":
             return at, status
     return None
 

@@ -272,7 +272,8 @@ class Learning:
             for _ in range(_LOOKS):
                 if await self._stopped_within(plan, run):
                     return "stopped"
-                await self._look(plan, run)
+                if not await self._look(plan, run):
+                    return "stopped"
         except StepFailed as error:
             await self._end(plan, run, False, f"given up: {error.reason}", "")
             raise
@@ -318,8 +319,16 @@ class Learning:
         return epoch
 
     async def _look_once(self, plan: LearningPlan, run: str) -> dict[str, float]:
-        """Fold what is new, and give each arm its share; the shares."""
+        """Fold what is new, and give each arm its share; the shares, none when it has ended
+        because an emergency has taken the split back."""
         at, status = await self._mine(plan, run)
+        if status.state == "stopped":
+            return {}
+        split, _ = await self._own(plan, run)
+        if split.forced or not split.moving:
+            why = f"forced to its baseline: {split.forced}" if split.forced else "taken back"
+            await self._end_split(plan, run, False, f"split {split.name} was {why}", "")
+            return {}
         ledger = Ledger.from_dict(status.ledger)
         observations, rewards = await self._fold(plan, status, ledger)
         now = self._clock.now()
@@ -346,7 +355,8 @@ class Learning:
             return
         at, status = known
         weights = dict(status.weights)
-        if not keep:
+        split, _ = await self._own(plan, run)
+        if split.forced or not keep:
             weights = {arm: float(arm == plan.arms[0]) for arm in plan.arms}
         epoch = await self._shift(plan, run, weights, moving=False)
         status = replace(status, state="stopped", weights=weights, epoch=epoch)
@@ -406,19 +416,24 @@ class Learning:
         self, plan: LearningPlan, run: str, weights: Mapping[str, float], *, moving: bool = True
     ) -> int:
         """The split's epoch with these weights. A forced split stays as it is."""
+        split, epoch = await self._own(plan, run)
+        arms = tuple(Arm(name, weights[name]) for name in plan.arms)
+        new = replace(split, arms=arms, epoch=epoch + 1, moving=moving)
+        same = (split.arms, split.moving) == (new.arms, new.moving)
+        if split.forced or same:
+            return epoch
+        await self._put("split", plan.split, new.to_json(), epoch)
+        return epoch + 1
+
+    async def _own(self, plan: LearningPlan, run: str) -> tuple[Split, int]:
+        """The split and its epoch. Raises FlowError when it is not this run's any more."""
         document = await self._store.document("split", plan.split)
         if document is None:
             raise FlowError(f"split {plan.split} is gone")
         split = Split.from_json(document.body)
         if split.seed != _seed(plan, run):
             raise FlowError(f"split {plan.split} was taken over by somebody else")
-        arms = tuple(Arm(name, weights[name]) for name in plan.arms)
-        new = replace(split, arms=arms, epoch=document.epoch + 1, moving=moving)
-        same = (split.arms, split.moving) == (new.arms, new.moving)
-        if split.forced or same:
-            return document.epoch
-        await self._put("split", plan.split, new.to_json(), document.epoch)
-        return document.epoch + 1
+        return split, document.epoch
 
     async def _end_of(self, feed: str) -> int:
         """The number of the feed's last item: an empty append tells it."""

@@ -146,6 +146,11 @@ class Split:
         """The name of the first arm."""
         return self.arms[0].name
 
+    @property
+    def mover(self) -> str:
+        """The id of the run that moves it, or was the last to; its seed has it."""
+        return self.seed.removeprefix(f"{self.name}/")
+
     def assign(self, unit: str) -> str:
         """The name of the arm that serves this unit."""
         if self.gate is not None and not self.gate.admits(unit):
