@@ -319,8 +319,8 @@ def test_the_truth_is_left_out_with_a_probability_of_alpha_at_most(kind: str, sh
 
 
 def test_a_published_implementations_values() -> None:
-    """GrowthBook's gbstats (packages/stats/tests/frequentist/test_tests.py, "sequential test runs"):
-    the relative difference of these two arms, tuned for 1,000 units, is 0.50336 with the interval
+    """GrowthBook's gbstats (packages/stats/tests/frequentist/test_tests.py, sequential test): the
+    relative difference of these two arms, tuned for 1,000 units, is 0.50336 with the interval
     (-0.55844, 1.56516). It tunes by an approximation of the same rho, so its rho is used here; with
     ours the interval is 0.14 % wider."""
 
