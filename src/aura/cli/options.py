@@ -32,6 +32,15 @@ AppDatabase = Annotated[
         show_default=False,
     ),
 ]
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-port",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics on a port of its own, of this machine unless a host is named.",
+        show_default=False,
+    ),
+]
 
 Options = TypeVar("Options")
 

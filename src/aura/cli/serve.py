@@ -7,16 +7,17 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aura.cli import process
 from aura.cli.loading import load_app
-from aura.cli.options import AppDatabase, AppName, Json
+from aura.cli.options import AppDatabase, AppName, Json, MetricsPort
 from aura.cli.output import print_json_line
+from aura.cli.ports import bound, metrics_socket, serve_metrics, url_of
 from aura.cli.worker import described
 from aura.errors import ConfigError
 
@@ -43,12 +44,13 @@ def serve(
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Start runs, but let other processes execute them.")
     ] = False,
+    metrics_port: MetricsPort = None,
     database: AppDatabase = None,
     as_json: Json = False,
 ) -> None:
     """Serve an app on one port: worker, HTTP API and, when given, a gateway.
 
-    The API is at /api/v1, health at /healthz and /readyz.
+    The API is at /api/v1, health at /healthz and /readyz, metrics at /metrics.
     SIGTERM or Ctrl-C stops accepting, lets requests finish and hands runs
     back; a second one ends the process at once.
 
@@ -65,8 +67,8 @@ def serve(
     config = read_gateway(gateway) if gateway is not None else None
     process.log_to_stderr()
     serving = build(app, config, worker=not no_worker)
-    with bound(host, port) as listener:
-        process.run(_serve(serving, listener, as_json))
+    with bound(host, port) as listener, metrics_socket(metrics_port) as apart:
+        process.run(_serve(serving, listener, apart, as_json))
 
 
 def read_gateway(path: Path) -> GatewayConfig:
@@ -79,29 +81,15 @@ def read_gateway(path: Path) -> GatewayConfig:
     return config
 
 
-@contextlib.contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A listening socket. Raises ConfigError when the port cannot be had."""
-    bare = host.removeprefix("[").removesuffix("]")
-    family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((bare, port))
-        except OSError as error:
-            raise ConfigError(
-                f"port {port} of {host} cannot be had: {error.strerror}",
-                hint="Choose another with --port; 0 takes any free one",
-            ) from error
-        yield listener
-
-
-async def _serve(serving: Serving, listener: socket.socket, as_json: bool) -> None:
-    url = _url(listener)
+async def _serve(
+    serving: Serving, listener: socket.socket, apart: socket.socket | None, as_json: bool
+) -> None:
+    url = url_of(listener)
     with process.stoppable() as stop:
-        async with serving:
+        async with serving, serve_metrics(serving.metrics, apart) as metrics:
             log.info("serving %s: %s", url, described(serving.app))
-            await _until(stop, serving, listener, url if as_json else "")
+            ready: dict[str, Any] = {"event": "ready", "pid": os.getpid(), "url": url, **metrics}
+            await _until(stop, serving, listener, ready if as_json else {})
             log.info("stopping: handing back what is under way")
         log.info("stopped")
         if as_json:
@@ -109,7 +97,7 @@ async def _serve(serving: Serving, listener: socket.socket, as_json: bool) -> No
 
 
 async def _until(
-    stop: process.Stop, serving: Serving, listener: socket.socket, announced: str
+    stop: process.Stop, serving: Serving, listener: socket.socket, announced: dict[str, Any]
 ) -> None:
     """Serve until told to stop, then let requests finish. Raises what the server raises."""
     import uvicorn
@@ -122,7 +110,7 @@ async def _until(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if announced:
-                print_json_line({"event": "ready", "pid": os.getpid(), "url": announced})
+                print_json_line(announced)
 
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None, None, None]:
@@ -138,8 +126,3 @@ async def _until(
     stopping.cancel()
     server.should_exit = True
     await running
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

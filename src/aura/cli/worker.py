@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import load_app, opened
-from aura.cli.options import AppDatabase, Json
+from aura.cli.options import AppDatabase, Json, MetricsPort
 from aura.cli.output import print_json_line, redact
+from aura.cli.ports import metrics_socket, serve_metrics
 from aura.engine.queues import offer, read_resources
 from aura.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aura.server.metrics import Metrics
 
 log = logging.getLogger("aura.cli")
 
@@ -37,6 +42,7 @@ def worker(
             metavar="NAME=AMOUNT", help="What its runs may use in all.", show_default=False
         ),
     ] = None,
+    metrics_port: MetricsPort = None,
     as_json: Json = False,
 ) -> None:
     """Execute runs of one or more apps until SIGTERM or Ctrl-C.
@@ -51,12 +57,14 @@ def worker(
       aura worker research:app billing:app
       aura worker research:app --database postgresql://aura@db/aura
       aura worker research:app --tag gpu --resource gpu=2
+      aura worker research:app --metrics-port 9464
     """
     apps = [load_app(target, database) for target in dict.fromkeys(targets)]
     _offer(apps, tag or [], resource or [])
     _require_one_database(apps)
     process.log_to_stderr()
-    process.run(_work(apps, as_json))
+    with metrics_socket(metrics_port) as apart:
+        process.run(_work(apps, apart, as_json))
 
 
 def _offer(apps: list[Aura], tags: list[str], resources: list[str]) -> None:
@@ -70,15 +78,26 @@ def _offer(apps: list[Aura], tags: list[str], resources: list[str]) -> None:
             app.config = replace(app.config, resources=found)
 
 
-async def _work(apps: list[Aura], as_json: bool) -> None:
+def _watched(apps: list[Aura]) -> Metrics:
+    from aura.server.metrics import Metrics
+
+    metrics = Metrics(*apps)
+    for app in apps:
+        app.watch = metrics
+    return metrics
+
+
+async def _work(apps: list[Aura], apart: socket.socket | None, as_json: bool) -> None:
+    metrics = _watched(apps) if apart is not None else None
     with process.stoppable() as stop:
         async with AsyncExitStack() as stack:
             for app in apps:
                 await stack.enter_async_context(opened(app, worker=True))
                 log.info("worker started: %s", described(app))
+            said = await stack.enter_async_context(serve_metrics(metrics, apart))
             if as_json:
                 names = [app.name for app in apps]
-                print_json_line({"event": "ready", "pid": os.getpid(), "apps": names})
+                print_json_line({"event": "ready", "pid": os.getpid(), "apps": names} | said)
             await stop.wait()
             log.info("stopping: steps under way may end (%g s)", max(a.config.grace for a in apps))
         log.info("worker stopped")

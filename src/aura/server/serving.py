@@ -5,8 +5,8 @@
         ...
 
 Who answers: `/api/v1` is always Aura's own; then the gateway's routes, for the paths that they
-configure; then `/healthz` and `/readyz`. Under a gateway that takes these for itself they are still
-found below `/api/v1`.
+configure; then `/healthz`, `/readyz` and `/metrics`. Under a gateway that takes these for itself
+they are still found below `/api/v1`.
 
 At the end: the server stops accepting and lets requests finish; then `close` ends the gateway with
 what it still observes, and the app with its worker, observations and database, in this order.
@@ -23,6 +23,7 @@ from typing import Any, Self
 from fastapi import FastAPI
 
 from aura.app import Aura
+from aura.delivery.observation import Observation
 from aura.delivery.split import Split
 from aura.errors import ConfigError, UnknownWorkflow
 from aura.gateway import Gateway, GatewayConfig, SplitHolder, build_holders, build_targets
@@ -32,6 +33,7 @@ from aura.gateway.config import HttpSpec
 from aura.gateway.routes import Routes
 from aura.server.api import API, build_api
 from aura.server.gateways import about_gateway
+from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
 from aura.store.base import RunFilter
 
@@ -108,6 +110,9 @@ class Serving:
         self.config = config
         self.api: FastAPI = build_api(app)
         self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
+        self.metrics = Metrics(app)
+        self.api.include_router(metrics_route(self.metrics))
+        self.api.include_router(metrics_route(self.metrics), prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
         self._worker = worker
         self._routes = Routes(config.routes if config else ())
@@ -138,6 +143,7 @@ class Serving:
         targets = {}
         if self.config is not None:
             targets = build_targets(self.config, runner=self._runner, clock=self.app.clock)
+        self.app.watch = self.metrics
         await self.app.open(worker=self._worker)
         self._open = True
         if self.config is None:
@@ -149,10 +155,11 @@ class Serving:
                 self.config,
                 targets=targets,
                 splits=holders,
-                observe=self.app.rollouts.observe,
+                observe=self._observe,
                 clock=self.app.clock,
                 desk=self.app.rollouts.shadows,
             )
+            self.metrics.gateway = self.gateway
             retired = self.gateway.retired
             self._witness = await self.app.rollouts.witness(retired.obey, retired.take)
         except BaseException:
@@ -184,6 +191,10 @@ class Serving:
             await self.gateway(scope, receive, send)
         else:
             await self.api(scope, receive, send)
+
+    def _observe(self, observation: Observation) -> None:
+        self.metrics.observed(observation)
+        self.app.rollouts.observe(observation)
 
     async def _follow(self, holders: Mapping[str, SplitHolder]) -> None:
         """The present splits are known before the first request comes: it must not go to a
