@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -14,7 +17,8 @@ from aura import Aura, Config, step
 from aura.delivery.flow import Flows
 from aura.delivery.ledger import Ledger, Line, folded
 from aura.delivery.policy import Policy, draw, features, probabilities, tripping
-from aura.errors import FlowError, InvalidInput, RunFailed
+from aura.errors import FlowError, InvalidInput, RunFailed, StoreUnavailable
+from aura.store.base import Sweep
 
 calls: Counter[str] = Counter()
 
@@ -329,3 +333,107 @@ def test_features_of_a_context() -> None:
     }  # fmt: skip
     with pytest.raises(FlowError, match="size"):
         features({"size": float("inf")})
+
+
+def test_an_outcome_that_is_told_twice_counts_once() -> None:
+    """A worker died between the log and the journal: the next one tells it again."""
+    chosen = Line("choice", 0.0, "a", "1", "r1", 0.5, until=10.0, overdue=0.0, tells=True)
+    ended, worth = Line("outcome", 1.0, "a", "1"), Line("reward", 1.0, id="1", value=1.0)
+    for lines in (
+        [chosen, ended, ended],
+        [chosen, ended, worth, ended, worth],  # with the reward of the result
+        [chosen, worth, ended, ended],  # somebody rewarded it before its path had ended
+        [chosen, replace(ended, at=99.0), replace(ended, at=99.0)],  # its time was over
+    ):
+        ledger = Ledger()
+        for line in lines:  # every process may take over at any line
+            ledger = folded([line], Ledger.from_dict(json.loads(json.dumps(ledger.to_dict()))))
+        assert (ledger.arm("a").failed, ledger.arm("a").good) == (1, 0), lines
+        assert ledger.arm("a").rewarded == (1 if worth in lines or lines[1].at > 10 else 0)
+
+
+async def test_a_step_that_tells_twice_counts_once(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines are in the log, and the database says that it does not know."""
+
+    async def research() -> str:
+        return await aura.choose("strategy", {"quick": quick}, reward=lambda _: 1.0)
+
+    app = made(database, research=research)
+    written = app.flows.write
+    lost = [True]
+
+    async def write(name: str, *lines: Line) -> None:
+        await written(name, *lines)
+        if lines[0].kind == "outcome" and lost:
+            lost.clear()
+            raise StoreUnavailable("the answer was lost")
+
+    monkeypatch.setattr(app.flows, "write", write)
+    async with app:
+        await (await app.start("research")).result()
+        assert len(await app.flows.lines("strategy")) == 5
+        arm = (await app.flows.show("strategy")).arms["quick"]
+        assert (arm.good, arm.rewarded, arm.total) == (1, 1, 1.0)
+
+
+async def test_a_clock_that_is_ahead_ends_nobodys_wait(database: str) -> None:
+    async def research() -> str:
+        return await aura.choose("strategy", {"quick": quick, "deep": deep})
+
+    app = made(database, research=research)
+    async with app:
+        run = await app.start("research")
+        await run.result()
+        ahead = Line("reward", app.clock.now() + 30 * 86_400, run="another", value=1.0)
+        await app.flows.write("strategy", ahead)
+        assert (await app.flows.show("strategy")).pending == 1
+        await run.reward("strategy", 1.0)
+        flow = await app.flows.show("strategy")
+        assert (flow.pending, sum(arm.total for arm in flow.arms.values())) == (0, 1.0)
+
+
+async def test_a_trip_that_could_not_be_written_is_written_later(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def research() -> str:
+        return await aura.choose("strategy", {"quick": quick})
+
+    app = made(database, research=research)
+    async with app:
+        lines = [Line("outcome", 0.0, "deep", value=0.0) for _ in range(20)]
+        await app.flows.write("strategy", *lines)
+        policy, written = Policy(max_failures=0.1), app.flows.write
+        away = AsyncMock(side_effect=StoreUnavailable("away"))
+        monkeypatch.setattr(app.flows, "write", away)
+        with pytest.raises(StoreUnavailable):
+            await app.flows.draw("strategy", ["quick", "deep"], {}, policy)
+        monkeypatch.setattr(app.flows, "write", written)
+        await app.flows.draw("strategy", ["quick", "deep"], {}, policy)
+        assert [line.kind for line in await app.flows.lines("strategy")].count("trip") == 1
+
+
+async def test_a_process_that_missed_lines_which_are_swept_takes_the_snapshot(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had not looked for longer than old lines are kept."""
+    monkeypatch.setattr("aura.delivery.flow._SNAPSHOT", 4)
+    async with made(database) as app:
+        idle, busy = Flows(), Flows()
+        for one in (idle, busy):
+            one.open(app.store, app.committer, app.clock)
+        good = Line("outcome", 0.0, "a", value=1.0)
+        await busy.write("strategy", good)
+        await idle.show("strategy")
+        for _ in range(10):
+            await busy.write("strategy", good)
+        assert (await busy.show("strategy")).arms["a"].good == 11
+        swept = await app.store.sweep(Sweep(-60.0, ("choices/",)))
+        assert swept.items == 10  # the last one stays
+        await busy.write("strategy", good)
+        assert (await idle.show("strategy")).arms["a"].good == 12
+        for _ in range(2):
+            await busy.write("strategy", good)
+        assert (await app.store.sweep(Sweep(-60.0, ("choices/",)))).items == 3
+        assert (await idle.show("strategy")).arms["a"].good == 13  # no snapshot has the others

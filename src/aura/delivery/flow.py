@@ -96,7 +96,7 @@ async def choose(
     if isinstance(settings, Policy):
         learns = reward is not None or settings.max_failures is not None
         ask = _step(f"choose:{name}", _draw)
-        drawn: Drawn = await ask(name, list(arms), features(told), settings)
+        drawn: Drawn = await ask(name, list(arms), features(told), settings, learns)
         arm, choice = drawn.arm, drawn.id if learns else ""
     else:
         choice = ""
@@ -180,7 +180,9 @@ def _step(name: str, function: Callable[..., Awaitable[Any]]) -> Step[..., Any]:
     return Step(function, name=name, retry=_RETRY, idempotent=True)
 
 
-async def _draw(name: str, arms: list[str], context: dict[str, float], policy: Policy) -> Drawn:
+async def _draw(
+    name: str, arms: list[str], context: dict[str, float], policy: Policy, tells: bool
+) -> Drawn:
     where = here()
     flows = borrow(Flows)
     chosen = await flows.draw(name, arms, context, policy)
@@ -188,7 +190,7 @@ async def _draw(name: str, arms: list[str], context: dict[str, float], policy: P
         now = flows.now()
         line = Line(
             "choice", now, chosen.arm, where.call, where.run, chosen.probability,
-            now + policy.horizon, policy.overdue, context,
+            now + policy.horizon, policy.overdue, context, tells=tells,
         )  # fmt: skip
         await flows.write(name, line)
     return Drawn(chosen.arm, chosen.probability, dict(chosen.probabilities), where.call)
@@ -260,8 +262,8 @@ class Flows:
         for arm, evidence in tripping(policy, known.ledger, arms).items():
             reason = f"evidence {evidence:.3g} that more than {policy.max_failures:.3g} fail"
             log.warning("path %s of %s is not taken any more: %s", arm, name, reason)
-            known.ledger.arm(arm).tripped = reason
             await self.write(name, Line("trip", self.now(), arm, by=reason))
+            known.ledger.arm(arm).tripped = reason
         known.arms, known.policy = tuple(arms), policy
         if context:
             return draw(probabilities(policy, known.ledger, arms, context), self.dice())
@@ -350,6 +352,8 @@ class Flows:
 
     async def _fold(self, name: str, known: _Known) -> None:
         while items := await self._store.feed(CHOICES + name, known.position, _PAGE):
+            if items[0].seq > known.position + 1 and await self._catch_up(name, known):
+                continue
             for item in items:
                 try:
                     line = Line.from_json(item.payload, item.at)
@@ -359,6 +363,16 @@ class Flows:
                     continue
                 known.ledger.fold(line)
             known.position = items[-1].seq
+
+    async def _catch_up(self, name: str, known: _Known) -> bool:
+        """Lines were swept before this process looked: whether a snapshot has them."""
+        before = known.position, known.kept, known.ledger
+        await self._load(name, known)
+        if known.position > before[0]:
+            return True
+        known.position, known.kept, known.ledger = before
+        log.warning("lines of choice %s behind %d are gone and do not count", name, before[0])
+        return False
 
     async def _keep(self, name: str, known: _Known) -> None:
         """Keep a snapshot now and then, and once at first, so that the choice is in the list."""

@@ -18,7 +18,7 @@ import heapq
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from aura.errors import CodecError
@@ -29,6 +29,7 @@ from aura.stats.linear import Regression
 Kind = Literal["choice", "reward", "outcome", "trip", "release"]
 MOST_PENDING = 100_000
 """Choices that may wait for a reward; beyond it the oldest one's time is over."""
+_MOST_UNTOLD = 10_000  # choices whose time is over and that may still tell how their path ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Line:
 
     `id` names the choice ("" in a reward: all pending choices of `run`), `value` is the reward (0
     to 1), the probability of a choice, or 1.0 (0.0) for a good (failed) outcome. `until` is when
-    the choice's time is over, `overdue` what it counts as then (None: not at all).
+    the choice's time is over, `overdue` what it counts as then (None: not at all). `tells` says of
+    a choice that an outcome with its id will follow, which counts once however often it is told.
     """
 
     kind: Kind
@@ -50,22 +52,26 @@ class Line:
     overdue: float | None = None
     context: Mapping[str, float] = field(default_factory=dict)
     by: str = ""
+    tells: bool = False
 
     def to_json(self) -> bytes:
         """Compact JSON; what says nothing is left out."""
         body = {name: value for name, value in asdict(self).items() if value not in ("", None, {})}
         if self.until == math.inf:
             del body["until"]
+        if not self.tells:
+            del body["tells"]
         return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes, at: float) -> Line:
-        """Read what `to_json` wrote; `at` is when it was written, for one that does not say. Raises
+        """Read what `to_json` wrote; `at` is when the database wrote it. That is its time from now
+        on, and `until` moves with it: processes whose clocks differ mean the same. Raises
         CodecError."""
         try:
-            body = {"at": at, **json.loads(data)}
-            line = cls(**body)
+            line = cls(**{"at": at, **json.loads(data)})
             float(line.value)
+            line = replace(line, at=at, until=line.until + at - line.at)
         except (ValueError, TypeError, RecursionError) as error:
             raise CodecError(
                 f"a line of a choice's log cannot be read: {error}",
@@ -119,6 +125,8 @@ class Ledger:
         self.arms: dict[str, Arm] = {}
         self.ignored = 0
         self._pending: dict[str, Line] = {}
+        self._told: set[str] = set()  # of the pending ones
+        self._untold: dict[str, None] = {}  # of those that are over
         self._of_run: dict[str, list[str]] = {}
         self._due: list[tuple[float, str]] = []
 
@@ -143,14 +151,25 @@ class Ledger:
         elif line.kind == "reward":
             self._rewarded(line)
         elif line.kind == "outcome":
-            arm = self.arm(line.arm)
-            arm.good += line.value > 0
-            arm.failed += line.value <= 0
+            self._ended(line)
         elif line.kind == "trip":
             self.arm(line.arm).tripped = line.by or "tripped"
         else:
             arm = self.arm(line.arm)
             arm.tripped, arm.failed, arm.good = "", 0, 0
+
+    def _ended(self, line: Line) -> None:
+        """How a path ended: told again by whoever died between the log and the journal."""
+        if line.id in self._pending and line.id not in self._told:
+            self._told.add(line.id)
+        elif line.id in self._untold:
+            del self._untold[line.id]
+        elif line.id:
+            self.ignored += 1
+            return
+        arm = self.arm(line.arm)
+        arm.good += line.value > 0
+        arm.failed += line.value <= 0
 
     def _chosen(self, line: Line) -> None:
         before = self._drop(line.id)  # a worker died between the log and the journal
@@ -183,6 +202,10 @@ class Ledger:
                 self._count(choice, None)
 
     def _count(self, choice: Line, reward: float | None) -> None:
+        if choice.tells and choice.id not in self._told:
+            self._untold[choice.id] = None
+            if len(self._untold) > _MOST_UNTOLD:
+                del self._untold[next(iter(self._untold))]
         self._drop(choice.id)
         arm = self.arm(choice.arm)
         if reward is None:
@@ -197,6 +220,7 @@ class Ledger:
 
     def _drop(self, id: str) -> Line | None:
         choice = self._pending.pop(id, None)
+        self._told.discard(id)
         if choice is not None:
             left = [one for one in self._of_run[choice.run] if one != id]
             if left:
@@ -213,7 +237,8 @@ class Ledger:
             if arm.regression is not None:
                 arms[name]["regression"] = arm.regression.to_dict()
         pending = [json.loads(line.to_json()) for line in self._pending.values()]
-        return {"arms": arms, "pending": pending, "ignored": self.ignored}
+        told = {"told": sorted(self._told), "untold": list(self._untold)}
+        return {"arms": arms, "pending": pending, "ignored": self.ignored, **told}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
@@ -228,6 +253,8 @@ class Ledger:
         for body in data["pending"]:
             new._wait(Line(**body))
         new.ignored = int(data["ignored"])
+        new._told = set(data["told"])
+        new._untold = dict.fromkeys(data["untold"])
         return new
 
 
