@@ -15,7 +15,7 @@ from aura.delivery.experiments import Assignment
 from aura.delivery.layers import Layer
 from aura.delivery.observation import Observation
 from aura.delivery.plan import parse_plan
-from aura.delivery.split import Split
+from aura.delivery.split import Hashing, Split
 from aura.errors import CodecError, ExperimentError, RolloutError
 from aura.store.base import AppendFeed
 from tests.delivery.experiment_kit import (
@@ -271,6 +271,13 @@ async def test_two_on_one_split_and_what_else_does_not_begin(database: str) -> N
         with pytest.raises(ExperimentError, match="split shop is moved by the run rollout-r-2"):
             await app.experiments.start(forever())
         await app.rollouts.order("r", "rollback")
+
+
+async def test_units_that_come_from_another_system_keep_their_places(database: str) -> None:
+    async with app_on(database) as app:
+        await app.experiments.start(forever(hashing=Hashing("unleash", "AB12A")))
+        found = [await app.experiments.assign("shop", unit) for unit in ("122", "155")]
+        assert [one.arm for one in found] == ["b", "a"]
 
 
 async def test_an_emergency_ends_it(database: str) -> None:

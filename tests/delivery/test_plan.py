@@ -14,7 +14,9 @@ import aura.delivery.plan as module
 from aura.delivery.approval import ApprovalRule
 from aura.delivery.descent import Descent
 from aura.delivery.guard import Guard
+from aura.delivery.hashed import hashing_for
 from aura.delivery.plan import SIZE_LIMIT, Pair, Plan, PlanFlaw, Stage, load_plan, parse_plan
+from aura.delivery.split import Hashing
 from aura.delivery.windows import Window
 from aura.errors import PlanError
 
@@ -317,3 +319,37 @@ def test_plans_built_in_code_are_checked_too() -> None:
             plan(stages=(Stage(name="a", weight=weight),))
     with pytest.raises(PlanFlaw, match="no stages"):
         plan(stages=())
+
+
+def with_hash(text: str, stages: str = "[10%, 100%]") -> Plan:
+    return parse_plan(SMALLEST.replace("stages: [100%]", f"hash: {text}, stages: {stages}"))
+
+
+def test_the_hash_of_another_system() -> None:
+    assert parse_plan(SMALLEST).hashing is None
+    assert hashing_for("r", None) == Hashing()
+    bare = with_hash("unleash").hashing
+    assert hashing_for("r", bare) == Hashing("unleash", "r")
+    named = with_hash("{algorithm: flagd, seed: welcome}").hashing
+    assert hashing_for("r", named) == Hashing("flagd", "welcome")
+
+
+@pytest.mark.parametrize(
+    ("text", "stages", "says"),
+    [
+        ("md5", "[100%]", "md5.*growthbook"),
+        ("{seed: x}", "[100%]", "no algorithm"),
+        ("{algorithm: flagd, salt: x}", "[100%]", "salt"),
+        ("[unleash]", "[100%]", "a list"),
+        ("unleash", "[0.5%, 100%]", "0.005, between two places of unleash.*1%"),
+    ],
+)
+def test_hashes_that_cannot_be(text: str, stages: str, says: str) -> None:
+    with pytest.raises(PlanError, match=rf"plan:1.*{says}"):
+        with_hash(text, stages)
+
+
+def test_steps_down_that_a_hash_cannot_tell() -> None:
+    text = "unleash, on_trip: gradual, gradual: {steps: [50%, 12.5%]}"
+    with pytest.raises(PlanError, match=r"0\.125, between two places"):
+        with_hash(text)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from aura.delivery.decide import ORDERS, Order
-from aura.delivery.plan import OnNotEnough
-from aura.delivery.split import Split
+from aura.delivery.plan import OnNotEnough, Pair
+from aura.delivery.split import Hashing, Split
 from aura.engine import Retry
 from aura.errors import RolloutError, RunCancelled
 from aura.store.base import AppendFeed
@@ -55,6 +56,22 @@ async def test_a_healthy_rollout_goes_through_all_stages_once(database: str) -> 
         assert len({split.seed for split in made.splits}) == 1
         keys = [entry.key for entry in await app.store.journal(status.run)]
         assert len(keys) == len(set(keys)) == 2 + 2 * 4
+
+
+async def test_units_that_come_from_another_system_keep_their_places(database: str) -> None:
+    """The published cases of Unleash's group AB12A."""
+    stages = forever().stages[1:]
+    half = (replace(stages[0], name="half", weight=0.5), stages[-1])
+    given = plan(stages=half, hashing=Hashing("unleash", "AB12A"), together=(Pair("u", "x", "y"),))
+    async with app_on(database) as app:
+        await app.rollouts.start(given)
+        split = await split_of(app)
+        assert split.hashing == Hashing("unleash", "AB12A")
+        assert [split.assign(unit) for unit in ("122", "155")] == ["b", "a"]
+        assert (await split_of(app, "u")).assign("122") == "y"
+        await app.rollouts.order("t", "advance")
+        await wait_for(app, lambda status: status.weight == 1)
+        assert (await split_of(app)).hashing == Hashing("unleash", "AB12A")
 
 
 async def test_a_failing_candidate_is_rolled_back(database: str) -> None:

@@ -21,6 +21,7 @@
       holdout: 5%                    # of all units; the same for all experiments
       unit: {name: customer, missing: exclude}
       planned: 10000                 # units after which the intervals are narrowest
+      hash: {algorithm: unleash, seed: checkout}  # as in a rollout
       pre_period: 14d                # what units did before the start reduces the variance
 
 **What is counted.** The unit is what is randomised, so it is what is counted: each unit gives one
@@ -40,8 +41,9 @@ from typing import Any, Literal, cast, get_args
 
 from aura import yamlnodes
 from aura.delivery.guard import Guard
+from aura.delivery.hashed import hashing_of, untellable
 from aura.delivery.plan import Plan, PlanFlaw, guards_of, parse_plan
-from aura.delivery.split import Arm
+from aura.delivery.split import Arm, Hashing
 from aura.errors import PlanError, SplitError
 from aura.stats.hashing import BUCKETS
 from aura.stats.means import PLANNED
@@ -111,7 +113,8 @@ class Experiment:
     `share` of the units take part, of the layer's when it has one (from place `begin` on, 0.0 to
     1.0). `holdout` is a share of all units, None: what is set already. Times are in seconds.
     After `planned` units the confidence sequences are narrowest.
-    `then` is the rollout that goes on from the winner when `on_win` is "rollout".
+    `then` is the rollout that goes on from the winner when `on_win` is "rollout". `hashing` is the
+    hash of the system that the units come from, with its seed ("": the split's name).
     """
 
     name: str
@@ -136,6 +139,7 @@ class Experiment:
     pre_period: float = 14 * DAY
     planned: int = PLANNED
     then: Plan | None = None
+    hashing: Hashing | None = None
 
     def __post_init__(self) -> None:
         for flaw in _flaws(self):
@@ -186,6 +190,7 @@ def _flaws(one: Experiment) -> Iterator[PlanFlaw]:
             where=("arms",),
             hint="they add up to 100 %; to let fewer units take part write `share:`",
         )
+    yield from _hash_flaws(one)
     yield from _setting_flaws(one)
     yield from _metric_flaws(one)
     for index, guard in enumerate(one.guards):
@@ -198,6 +203,12 @@ def _flaws(one: Experiment) -> Iterator[PlanFlaw]:
             yield PlanFlaw(
                 f"two guards of kind {guard.kind}", where=("guards", index), hint="join them"
             )
+
+
+def _hash_flaws(one: Experiment) -> Iterator[PlanFlaw]:
+    for name, weight in one.arms[1:]:
+        for error in untellable(one.hashing, name, [weight]):
+            yield PlanFlaw(error.message, where=("arms",), hint=error.hint)
 
 
 def _setting_flaws(one: Experiment) -> Iterator[PlanFlaw]:
@@ -290,6 +301,7 @@ _OPTIONAL = (
         "unit",
         "pre_period",
         "planned",
+        "hash",
     ),
 )
 
@@ -320,6 +332,7 @@ def _experiment(body: Node, then: Plan | None) -> Experiment:
             guards=_guards(found, sla),
             sla=sla,
             then=then,
+            hashing=hashing_of(found["hash"]) if "hash" in found else None,
             **settings,
             **_layer(found),
             **_unit(found),

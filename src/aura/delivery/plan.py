@@ -23,6 +23,7 @@
       on_trip: rollback          # rollback | gradual | hold
       gradual: {steps: [75%, 50%, 25%, 10%], min_requests: 30, min_time: 1m, max_time: 10m}
       in_flight: pin             # pin | fork | compensate
+      hash: {algorithm: unleash, seed: new-checkout}  # growthbook | unleash | flagd
       on_not_enough: hold        # hold | extend | rollback
 
 Rates are written with %, times with a unit (250ms, 2s, 5m, 48h, 2d). Every error names the file
@@ -43,6 +44,8 @@ from aura.delivery.arms import Policy, misfit
 from aura.delivery.channels import Channel, read_channels
 from aura.delivery.descent import DESCENT, Descent, descent_of
 from aura.delivery.guard import KINDS, OPTIONS, Guard
+from aura.delivery.hashed import hashing_of, untellable
+from aura.delivery.split import Hashing
 from aura.delivery.windows import Window, window_of
 from aura.errors import ConfigError, PlanError
 from aura.yamlnodes import SIZE_LIMIT as SIZE_LIMIT
@@ -110,8 +113,9 @@ class Plan:
     `together` has further splits that are moved in step. `sla` is in seconds, None when there is
     none. `alpha` is the sum of the guards' alphas, over all splits. `windows` hold where a stage
     has none of its own; `gradual` is for `on_trip: gradual`. `alerts` are told what happens;
-    `in_flight` says what becomes of the candidate's runs at a rollback. Raises PlanFlaw when it
-    contradicts itself.
+    `in_flight` says what becomes of the candidate's runs at a rollback. `hashing` is the hash of
+    the system that the units come from, with its seed ("": the split's name). Raises PlanFlaw when
+    it contradicts itself.
     """
 
     name: str
@@ -129,6 +133,7 @@ class Plan:
     gradual: Descent = DESCENT
     alerts: tuple[Channel, ...] = ()
     in_flight: Policy = "pin"
+    hashing: Hashing | None = None
 
     def __post_init__(self) -> None:
         for flaw in _flaws(self):
@@ -170,6 +175,7 @@ def _flaws(plan: Plan) -> Iterator[PlanFlaw]:
             "the plan has no stages", where=("stages",), hint="give at least one, say `- 100%`"
         )
     yield from _stage_flaws(plan.stages)
+    yield from _hash_flaws(plan)
     kinds = [guard.kind for guard in plan.guards]
     for index, kind in enumerate(kinds):
         if kind in kinds[:index]:
@@ -200,6 +206,15 @@ def _pair_flaws(plan: Plan) -> Iterator[PlanFlaw]:
                 where=where,
                 hint="name the target that should take over",
             )
+
+
+def _hash_flaws(plan: Plan) -> Iterator[PlanFlaw]:
+    for index, stage in enumerate(plan.stages):
+        for error in untellable(plan.hashing, plan.candidate, [stage.weight]):
+            yield PlanFlaw(error.message, where=("stages", index), hint=error.hint)
+    if plan.on_trip == "gradual":
+        for error in untellable(plan.hashing, plan.candidate, plan.gradual.steps):
+            yield PlanFlaw(error.message, where=("gradual",), hint=error.hint)
 
 
 def _stage_flaws(stages: tuple[Stage, ...]) -> Iterator[PlanFlaw]:
@@ -251,6 +266,7 @@ _REQUIRED = ("name", "baseline", "candidate", "stages")
 _OPTIONAL = (
     *("split", "alpha", "sla", "guards", "defaults", "on_trip", "on_not_enough"),
     *("windows", "together", "gradual", "alerts", "in_flight", "start", "incompatible"),
+    "hash",
 )
 _TIMES = frozenset({"min_time", "max_time"})
 _EVIDENCE = frozenset({"min_requests", "min_units"}) | _TIMES
@@ -284,6 +300,7 @@ def _plan(body: Node) -> Plan:
             gradual=descent_of(found["gradual"]) if "gradual" in found else DESCENT,
             alerts=read_channels(found["alerts"]) if "alerts" in found else (),
             in_flight=cast(Policy, _choice(found, "in_flight", get_args(Policy))),
+            hashing=hashing_of(found["hash"]) if "hash" in found else None,
         )
     except PlanFlaw as flaw:
         places.get(flaw.where, body).fail(flaw.message, flaw.hint)

@@ -41,6 +41,7 @@ from aura.delivery import decide as rules
 from aura.delivery.aftermath import Aftermath
 from aura.delivery.approval import SIGNAL, Said, read_said
 from aura.delivery.decide import Continue, RolloutState, layout
+from aura.delivery.hashed import hashing_for
 from aura.delivery.live import Live, Track, live_of
 from aura.delivery.plan import Pair, Plan
 from aura.delivery.split import Arm, Split
@@ -249,7 +250,10 @@ class Engine:
                 if there.seed == seed:
                     return before  # a try before this one
                 await self._refuse_taken(pair, there, run)
-            split = Split(pair.split, before + 1, seed, arms, mirror, sample, moving=True)
+            hashing = hashing_for(pair.split, plan.hashing)
+            split = Split(
+                pair.split, before + 1, seed, arms, mirror, sample, moving=True, hashing=hashing
+            )
             if await self._put("split", pair.split, split.to_json(), before):
                 return before + 1
 

@@ -28,6 +28,7 @@ from aura.delivery.decide import Continue
 from aura.delivery.enrolment import Enrolment
 from aura.delivery.experiment import Experiment
 from aura.delivery.experiment_status import ExperimentStatus, evidence_of, weights_of
+from aura.delivery.hashed import hashing_for
 from aura.delivery.observation import Observation
 from aura.delivery.pre_period import read_before
 from aura.delivery.reward import Reward
@@ -264,7 +265,10 @@ class Trials:
                     )
                 await self._refuse_while_moved(there)
             gate = await self.enrolment.gate(experiment, run, await self._others(experiment))
-            split = Split(experiment.split, before + 1, seed, arms, gate=gate, moving=True)
+            hashing = hashing_for(experiment.split, experiment.hashing)
+            split = Split(
+                experiment.split, before + 1, seed, arms, gate=gate, moving=True, hashing=hashing
+            )
             if await self._put("split", experiment.split, split.to_json(), before):
                 return split
 
