@@ -178,7 +178,7 @@ class Metrics(Collector):
         await self.store.refresh()
         try:
             encode, kind = choose_encoder(accept)
-        except ValueError:  # a version that is none
+        except (TypeError, ValueError):  # a version that is none
             encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         return encode(self.registry), kind
 

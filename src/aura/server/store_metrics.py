@@ -11,7 +11,7 @@ import asyncio
 import logging
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
@@ -24,7 +24,7 @@ from aura.delivery.split import Split
 from aura.delivery.status import GuardStatus, RolloutStatus
 from aura.errors import AuraError, CodecError, StoreUnavailable
 from aura.server.instruments import MOST, Gauges, Key, Spec
-from aura.store.base import Document, Store
+from aura.store.base import Document
 from aura.store.events import GroupInfo
 
 log = logging.getLogger("aura.server")
@@ -34,6 +34,7 @@ PATIENCE = 2.0
 _PAST = 20  # rollouts of one name that may have come and gone between two looks
 
 T = TypeVar("T")
+Look = Callable[[str, str], Awaitable[Document | None]]
 
 UP = Spec("aura_store_up", "gauge", "1 when the database answered the last look at it.")
 WORKERS = Spec("aura_workers", "gauge", "Workers with a live lease.")
@@ -95,12 +96,12 @@ class Rollbacks:
         self.totals: Counter[str] = Counter()
         self._seen: dict[str, tuple[str, int]] = {}
 
-    async def learn(self, store: Store, rollouts: Sequence[RolloutStatus]) -> None:
+    async def learn(self, look: Look, rollouts: Sequence[RolloutStatus]) -> None:
         """Take in what the histories say now."""
         for status in rollouts:
             run, counted = self._seen.get(status.name, (status.run, 0))
             if run != status.run:
-                for past in await _between(store, run, status.run):
+                for past in await _between(look, run, status.run):
                     self.totals[status.name] += rollbacks_in(past) - counted
                     counted = 0
                 counted = 0
@@ -109,13 +110,13 @@ class Rollbacks:
             self._seen[status.name] = status.run, now
 
 
-async def _between(store: Store, first: str, last: str) -> list[RolloutStatus]:
+async def _between(look: Look, first: str, last: str) -> list[RolloutStatus]:
     """The rollouts of one name that are over: from that run on, before this one."""
     stem, _, number = first.rpartition("-")
     until = int(last.rpartition("-")[2])
     found = []
     for each in range(int(number), min(until, int(number) + _PAST)):
-        document = await store.document("rollout-past", f"{stem}-{each}")
+        document = await look("rollout-past", f"{stem}-{each}")
         if document is not None:
             found.append(RolloutStatus.from_json(document.body))
     return found
@@ -172,7 +173,7 @@ class StoreMetrics:
             sorted(rollouts, key=lambda one: one.ended),  # of those under way none is `other`
             sorted(experiments, key=lambda one: one.ended),
         )
-        await self._rollbacks.learn(store, facts.rollouts)
+        await self._rollbacks.learn(store.document, facts.rollouts)
         return facts
 
     def families(self) -> Iterator[Metric]:
