@@ -8,8 +8,10 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -21,7 +23,7 @@ from aura.delivery.retirement import Retirement, notices
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event, RolloutStatus
 from aura.engine.backup import verified
-from aura.errors import BundleDamaged, DecommissionError
+from aura.errors import BundleDamaged, DecommissionError, StoreUnavailable
 from aura.store.base import PutDocument
 from tests.delivery.rollout_crew import crew
 from tests.delivery.rollout_kit import app_on, plan
@@ -236,3 +238,60 @@ async def test_a_copy_that_was_damaged_is_found(tmp_path: Path) -> None:
 def test_nonsense(changes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(DecommissionError):
         quick(tmp_path, **changes)
+
+
+async def test_an_order_to_undo_is_not_lost_to_the_archive(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the archive is being written: whoever was told that it is heard, is."""
+    async with app_on(database) as app:
+        desk = app.rollouts.decommissions
+        facts = desk._facts
+        ordered: list[Retirement] = []
+
+        async def slow(plan: Decommission) -> Facts:
+            if (await desk.status("a")).state == "disabling" and not ordered:
+                ordered.append(await desk.undo("a", by="bob", reason="a caller is left"))
+            return await facts(plan)
+
+        monkeypatch.setattr(desk, "_facts", slow)
+        await desk.start(quick(tmp_path))
+        found = await reached(app, lambda one: one.ended)
+        assert (ordered[0].state, found.state) == ("disabling", "undone")
+        assert found.history[-1].by == "bob"
+
+
+async def test_who_undoes_when_it_was_just_archived_hears_that(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app_on(database) as app:
+        desk = app.rollouts.decommissions
+        begun = await desk.start(quick(tmp_path))
+        await reached(app, lambda one: one.ended)
+        monkeypatch.setattr(desk, "status", AsyncMock(return_value=begun))
+        monkeypatch.setattr(desk, "_is_alive", AsyncMock(return_value=True))
+        with pytest.raises(DecommissionError, match="archived at the same moment"):
+            await desk.undo("a")
+
+
+async def test_nothing_is_archived_when_orders_cannot_be_read(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app_on(database) as app:
+        desk = app.rollouts.decommissions
+        begun = await desk.start(quick(tmp_path, gate=Gate(stable=0, drained=True, idle=False)))
+        await reached(app, lambda one: one.ended)
+        again = replace(begun, state="disabling")
+        epoch = (await desk._shown("a"))[0]
+        assert await desk._put(again, epoch)
+        feed = app.store.feed
+
+        async def away(name: str, *where: Any) -> Any:
+            if name.startswith("orders/"):
+                raise StoreUnavailable("away")
+            return await feed(name, *where)
+
+        monkeypatch.setattr(app.store, "feed", away)
+        with pytest.raises(StoreUnavailable):
+            await desk._archived(quick(tmp_path), begun.run)
+        assert (await desk.status("a")).state == "disabling"

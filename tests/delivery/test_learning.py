@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aura import Aura, Config
-from aura.delivery.learning import LearningPlan, LearningStatus, load_learning
+from aura.delivery.learning import LearningPlan, LearningStatus, due, fold, load_learning
+from aura.delivery.ledger import Ledger
 from aura.delivery.observation import Observation
 from aura.delivery.policy import Policy
+from aura.delivery.reward import Reward
 from aura.delivery.split import Split
-from aura.errors import FlowError, PlanError
+from aura.errors import FlowError, PlanError, RunFailed
+from aura.store.base import FeedItem, PutDocument
 from tests.engine.kit import until
 
 FAST = Policy(floor=0.05, max_failures=0.3)
@@ -213,3 +217,99 @@ async def test_nobody_waits_for_a_worker_for_ever(
     async with app.client():
         with pytest.raises(FlowError, match="no worker"):
             await app.learning.start(plan())
+
+
+def _item(seq: int, at: float, payload: bytes) -> FeedItem:
+    return FeedItem(seq, at, payload)
+
+
+def _seen(seq: int, at: float, unit: str, clock: float = 0.0) -> FeedItem:
+    one = Observation("chat", 1, "large", unit, at + clock, True, 0.1, share=0.5)
+    return _item(seq, at, one.to_json())
+
+
+def test_rewards_that_came_in_time_count_after_a_long_absence() -> None:
+    """The worker was away for an hour of one-minute horizons; a gateway is a day ahead."""
+    scored = plan(metric="score", policy=Policy(floor=0.05, horizon=60.0))
+    observations = [_seen(1, 0.0, "a"), _seen(2, 0.1, "b", clock=86_400.0), _seen(3, 3_600.0, "c")]
+    rewards = [
+        _item(1, 30.0, Reward("a", "score", 1.0, "1").to_json()),
+        _item(2, 90.0, Reward("b", "score", 1.0, "2").to_json()),  # too late
+        _item(3, 3_599.9, Reward("c", "score", 1.0, "3").to_json()),  # before what it is for
+        _item(4, 3_600.0, b"nonsense"),
+    ]
+    ledger = Ledger()
+    fold(scored, ledger, observations, rewards)
+    arm = ledger.arm("large")
+    assert (arm.rewarded, arm.total, arm.overdue, ledger.pending) == (3, 2.0, 1, 0)
+    assert ledger.ignored == 2
+
+
+def test_pages_of_two_feeds_are_folded_in_the_order_of_time() -> None:
+    observations = [_item(n, float(n), b"") for n in range(1, 21)]
+    rewards = [_item(n, n * 3.0, b"") for n in range(1, 9)]
+    seen: list[tuple[float, str]] = []
+    at, late = 0, 0
+    while True:
+        some, others = due(observations[at : at + 4], rewards[late : late + 4], 23.5, 4)
+        if not some and not others:
+            break
+        at, late = at + len(some), late + len(others)
+        seen += sorted([(i.at, "o") for i in some] + [(i.at + 1.0, "r") for i in others])
+    assert seen == sorted(seen)
+    assert (at, late) == (20, 7)  # the last one may be of something that is not written yet
+
+
+async def test_a_run_that_dies_between_the_split_and_its_status_takes_the_split_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with made(database) as app:
+        put = app.learning._put
+
+        async def failing(kind: str, name: str, body: bytes, expected: int) -> None:
+            if kind == "learning":
+                raise FlowError("the status cannot be written")
+            await put(kind, name, body, expected)
+
+        monkeypatch.setattr(app.learning, "_put", failing)
+        monkeypatch.setattr("aura.delivery.learning._PATIENCE", 0.0)
+        with pytest.raises(FlowError, match="recorded"):
+            await app.learning.start(plan())
+
+        async def taken_back() -> bool:
+            document = await app.store.document("split", "chat")
+            return document is not None and not Split.from_json(document.body).moving
+
+        await until(taken_back, timeout=60)
+        assert (await serving(app)).share("small") == 1.0
+
+
+async def test_a_name_is_one_runs_also_when_two_begin_at_once(database: str) -> None:
+    async with made(database) as app:
+        first = await app.learning.start(plan())
+        with pytest.raises(FlowError, match="under way"):
+            await app.learning._open_split(plan(split="other"), "aura.learning:route:2")
+        assert await app.store.document("split", "other") is None
+        assert (await app.learning.status("route")).run == first.run
+
+
+async def test_a_shift_whose_status_was_lost_is_seen_by_the_next_look(database: str) -> None:
+    """The worker died between the two, and by the next look the shares are even again."""
+    async with made(database) as app:
+        begun = await app.learning.start(plan(every=600.0))
+        await app.learning._shift(plan(), begun.run, {"small": 0.1, "large": 0.9})
+        assert await app.learning._look_once(plan(), begun.run) == begun.weights
+        assert (await serving(app)).share("large") == 0.5
+
+
+async def test_who_loses_the_split_says_so(database: str) -> None:
+    async with made(database) as app:
+        begun = await app.learning.start(plan())
+        split = await serving(app)
+        other = replace(split, seed="chat/another", epoch=split.epoch + 1)
+        await app.store.commit([PutDocument("split", "chat", other.to_json(), split.epoch)])
+        ended = await look(app, lambda one: one.state == "stopped")
+        assert "taken over" in ended.history[-1]["reason"]
+        with pytest.raises(RunFailed, match="taken over"):
+            await app.run(begun.run).result(timeout=60)
+        assert (await serving(app)).seed == "chat/another"

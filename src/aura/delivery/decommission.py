@@ -181,7 +181,15 @@ class Decommissions:
             )
         order = json.dumps({"order": "undo", "by": by, "reason": reason}).encode()
         await self._writer.submit(AppendFeed(f"orders/{known.run}", (order,)))
-        return known
+        while True:  # whoever archives now must look again, or was first
+            epoch, now = await self._shown(target)
+            if now is None or now.run != known.run or now.gone:
+                raise DecommissionError(
+                    f"{target} was archived at the same moment: nothing can be undone",
+                    hint="Start a rollout back to it, under another name",
+                )
+            if now.ended or await self._put(now, epoch):
+                return now
 
     async def status(self, target: str) -> Retirement:
         """Raises DecommissionError when there is none."""
@@ -296,21 +304,27 @@ class Decommissions:
 
     async def _archived(self, plan: Decommission, run: str) -> bool:
         """The last step; False when an order to undo came before it."""
-        known = await self._own(plan, run)
-        if known.gone:
-            return True
-        if await self._ordered(run):
-            return False
         path = Path(plan.backup) / f"{run}-archive.json"
-        facts = await self._facts(plan)
-        body = {
-            "retirement": known.plain(),
-            "calls": await self.calls(plan.target),
-            "rollouts": [one.plain() for one in facts.rollouts],
-        }
-        await asyncio.to_thread(_write, path, json.dumps(body, indent=1))
-        await self._change(plan, run, "archived", state="archived", archive=str(path))
-        return True
+        while True:
+            epoch, known = await self._shown(plan.target)
+            if known is None or known.run != run:
+                raise _lost(plan.target)
+            if known.gone:
+                return True
+            if await self._store.feed(f"orders/{run}", 0, 1):
+                return False
+            facts = await self._facts(plan)
+            body = {
+                "retirement": known.plain(),
+                "calls": await self.calls(plan.target),
+                "rollouts": [one.plain() for one in facts.rollouts],
+            }
+            await asyncio.to_thread(_write, path, json.dumps(body, indent=1))
+            over = replace(known, state="archived", archive=str(path))
+            over = over.noted(self._clock.now(), "archived", "archived")
+            if await self._put(over, epoch):  # else an order to undo may have come meanwhile
+                log.warning("decommission of %s: archived", plan.target)
+                return True
 
     # What they are made of.
 

@@ -25,10 +25,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,8 +44,10 @@ from aura.delivery.split import Arm, Split
 from aura.engine import Retry, Step, Workflow, continue_as_new, receive
 from aura.errors import CodecError, FlowError, PlanError, SignalTimeout, StepFailed
 from aura.stats.hashing import BUCKETS
-from aura.store.base import AppendFeed, PutDocument, Store, Writer
+from aura.store.base import AppendFeed, FeedItem, PutDocument, Store, Writer
 from aura.yamlnodes import Node, load, read
+
+log = logging.getLogger("aura.delivery")
 
 WORKFLOW, VERSION = "aura.learning", "1.0.0"
 OUTCOME = "outcome"
@@ -51,6 +55,7 @@ _LOOKS = 500  # after which the workflow begins anew
 _PAGE, _HISTORY = 1_000, 50
 _PATIENCE = 5.0  # seconds for a worker to take it up
 _LEAST_CHANGE = 0.005  # of a share; below it nobody is moved
+_LAG = 1.0  # seconds by which an observation may be written behind a reward for it
 _RETRY = Retry(attempts=10, first=0.1, longest=5.0, never=(FlowError,))
 
 
@@ -184,11 +189,50 @@ def take(plan: LearningPlan, ledger: Ledger, observations: Iterable[Observation]
             continue
         choice = Line(
             "choice", one.at, one.arm, id, one.unit, one.share,
-            one.at + plan.policy.horizon, plan.policy.overdue,
+            one.at + plan.policy.horizon + _LAG, plan.policy.overdue,
         )  # fmt: skip
         ledger.fold(choice)
         if value is not None:
             ledger.fold(Line("reward", one.at, id=id, value=min(1.0, max(0.0, value))))
+
+
+def fold(
+    plan: LearningPlan,
+    ledger: Ledger,
+    observations: Iterable[FeedItem],
+    rewards: Iterable[FeedItem],
+) -> None:
+    """Fold both feeds in the order of the database's time, so that a worker that was away for
+    longer than the horizon gives each reward to its choice. A reward follows what it is for."""
+    order = [(item.at, 0, item) for item in observations]
+    order += [(item.at + _LAG, 1, item) for item in rewards]
+    for _, late, item in sorted(order, key=lambda one: one[:2]):
+        try:
+            if late:
+                reward = Reward.from_json(item.payload)
+                if reward.metric == plan.metric:
+                    value = min(1.0, max(0.0, reward.value))
+                    ledger.fold(Line("reward", item.at, run=reward.unit, value=value))
+            else:
+                one = Observation.from_json(item.payload)  # a gateway's clock may be wrong
+                take(plan, ledger, [replace(one, at=item.at)])
+        except CodecError as error:
+            log.warning("item %d of what split %s learns from: %s", item.seq, plan.split, error)
+            ledger.ignored += 1
+
+
+def due(
+    observations: Sequence[FeedItem], rewards: Sequence[FeedItem], now: float, page: int = _PAGE
+) -> tuple[list[FeedItem], list[FeedItem]]:
+    """What of these pages may be folded now, because nothing earlier can follow."""
+    ready = list(takewhile(lambda item: item.at + _LAG <= now, rewards))
+    ends = [max(item.at for item in observations)] if len(observations) == page else []
+    ends += [max(item.at for item in ready) + _LAG] if len(ready) == page else []
+    end = min(ends, default=math.inf)
+    return (
+        list(takewhile(lambda item: item.at <= end, observations)),
+        list(takewhile(lambda item: item.at + _LAG <= end, ready)),
+    )
 
 
 class Learning:
@@ -208,10 +252,7 @@ class Learning:
     async def start(self, plan: LearningPlan) -> LearningStatus:
         """Begin. Raises FlowError while something else moves the split, or it learns already."""
         known = await self._known(plan.name)
-        if known and known[1].state == "running" and await self._is_alive(known[1].run):
-            raise FlowError(
-                f"learning {plan.name} is under way", hint=f"Stop it: aura flows stop {plan.name}"
-            )
+        await self._refuse_while_named(known)
         run_id = f"{WORKFLOW}:{plan.name}:{secrets.token_hex(4)}"
         await self._claim(plan, run_id)
         await self._start(WORKFLOW, plan, run_id, id=run_id)
@@ -261,6 +302,13 @@ class Learning:
             return None
         return document.epoch, LearningStatus.from_json(document.body)
 
+    async def _refuse_while_named(self, known: tuple[int, LearningStatus] | None) -> None:
+        if known and known[1].state == "running" and await self._is_alive(known[1].run):
+            name = known[1].name
+            raise FlowError(
+                f"learning {name} is under way", hint=f"Stop it: aura flows stop {name}"
+            )
+
     async def _is_alive(self, run: str) -> bool:
         return await self._rollouts.engine.is_alive(run)
 
@@ -278,8 +326,7 @@ class Learning:
             await self._end(plan, run, False, f"given up: {error.reason}", "")
             raise
         except asyncio.CancelledError:
-            record = await self._store.run(run)
-            if record is not None and record.cancel_requested:
+            if await self._rollouts.engine.is_cancelled(run):
                 await self._end(plan, run, False, "its run was cancelled", "")
             raise
         return continue_as_new(plan, run)
@@ -301,6 +348,7 @@ class Learning:
         known = await self._known(plan.name)
         if known is not None and known[1].run == run:
             return known[1].epoch
+        await self._refuse_while_named(known)
         split, epoch = await self._claim(plan, run)
         if split.seed != _seed(plan, run):
             new = Split(plan.split, epoch + 1, _seed(plan, run), _even(plan.arms), moving=True)
@@ -324,7 +372,7 @@ class Learning:
         at, status = await self._mine(plan, run)
         if status.state == "stopped":
             return {}
-        split, _ = await self._own(plan, run)
+        split, epoch = await self._own(plan, run)
         if split.forced or not split.moving:
             why = f"forced to its baseline: {split.forced}" if split.forced else "taken back"
             await self._end_split(plan, run, False, f"split {split.name} was {why}", "")
@@ -337,10 +385,10 @@ class Learning:
             ledger.fold(Line("trip", now, arm, by=reason))
             status = status.noted("trip", f"{arm}: {reason}", "", now)
         wanted = _rounded(probabilities(plan.policy, ledger, plan.arms))
-        moved = max(abs(wanted[arm] - status.weights.get(arm, 0.0)) for arm in plan.arms)
-        if moved >= _LEAST_CHANGE:
-            epoch = await self._shift(plan, run, wanted)
-            status = replace(status, weights=wanted, epoch=epoch)
+        weights = {arm.name: arm.weight for arm in split.arms}
+        if max(abs(wanted[arm] - weights[arm]) for arm in plan.arms) >= _LEAST_CHANGE:
+            weights, epoch = wanted, await self._shift(plan, run, wanted)
+        status = replace(status, weights=weights, epoch=epoch)
         status = replace(
             status, observations=observations, rewards=rewards, ledger=ledger.to_dict()
         )
@@ -350,18 +398,23 @@ class Learning:
     async def _end_split(
         self, plan: LearningPlan, run: str, keep: bool, reason: str, by: str
     ) -> None:
+        """Also when the run has died before it had a status: its split is not left moving."""
         known = await self._known(plan.name)
-        if known is None or known[1].run != run or known[1].state == "stopped":
+        mine = known[1] if known is not None and known[1].run == run else None
+        if mine is not None and mine.state == "stopped":
             return
-        at, status = known
-        weights = dict(status.weights)
-        split, _ = await self._own(plan, run)
-        if split.forced or not keep:
-            weights = {arm: float(arm == plan.arms[0]) for arm in plan.arms}
-        epoch = await self._shift(plan, run, weights, moving=False)
-        status = replace(status, state="stopped", weights=weights, epoch=epoch)
-        status = status.noted("stop", reason, by, self._clock.now())
-        await self._put("learning", plan.name, status.to_json(), at)
+        weights = {arm: float(arm == plan.arms[0]) for arm in plan.arms}
+        epoch = None
+        if (split := await self._still_own(plan, run)) is not None:
+            if mine is not None and keep and not split.forced:
+                weights = {arm.name: arm.weight for arm in split.arms}
+            epoch = await self._shift(plan, run, weights, moving=False)
+        if known is None or mine is None:
+            return
+        if epoch is not None:
+            mine = replace(mine, weights=weights, epoch=epoch)
+        mine = replace(mine, state="stopped").noted("stop", reason, by, self._clock.now())
+        await self._put("learning", plan.name, mine.to_json(), known[0])
 
     # What the steps are made of.
 
@@ -374,25 +427,19 @@ class Learning:
     async def _fold(
         self, plan: LearningPlan, status: LearningStatus, ledger: Ledger
     ) -> tuple[int, int]:
-        """The positions after it. Rewards are folded last: they follow what they are for."""
-        position = status.observations
-        feed = f"observations/{plan.split}"
-        while items := await self._store.feed(feed, position, _PAGE):
-            position = items[-1].seq
-            take(plan, ledger, _readable(ledger, items))
-        late, feed = status.rewards, f"rewards/{plan.split}"
-        while items := await self._store.feed(feed, late, _PAGE):
-            late = items[-1].seq
-            for item in items:
-                try:
-                    reward = Reward.from_json(item.payload)
-                except CodecError:
-                    ledger.ignored += 1
-                    continue
-                if reward.metric == plan.metric:
-                    value = min(1.0, max(0.0, reward.value))
-                    ledger.fold(Line("reward", item.at, run=reward.unit, value=value))
-        return position, late
+        """The positions after it."""
+        seen, late, now = status.observations, status.rewards, await self._store.moment()
+        while True:
+            observations, rewards = due(
+                await self._store.feed(f"observations/{plan.split}", seen, _PAGE),
+                await self._store.feed(f"rewards/{plan.split}", late, _PAGE),
+                now,
+            )
+            if not observations and not rewards:
+                return seen, late
+            fold(plan, ledger, observations, rewards)
+            seen = observations[-1].seq if observations else seen
+            late = rewards[-1].seq if rewards else late
 
     async def _claim(self, plan: LearningPlan, run: str) -> tuple[Split, int]:
         """The split as it is (epoch 0: there is none). Raises FlowError when it is another's."""
@@ -427,13 +474,18 @@ class Learning:
 
     async def _own(self, plan: LearningPlan, run: str) -> tuple[Split, int]:
         """The split and its epoch. Raises FlowError when it is not this run's any more."""
+        split = await self._still_own(plan, run)
+        if split is None:
+            raise FlowError(f"split {plan.split} is gone, or was taken over by somebody else")
+        return split, split.epoch
+
+    async def _still_own(self, plan: LearningPlan, run: str) -> Split | None:
+        """The split with the epoch of its document, unless it is another run's."""
         document = await self._store.document("split", plan.split)
         if document is None:
-            raise FlowError(f"split {plan.split} is gone")
-        split = Split.from_json(document.body)
-        if split.seed != _seed(plan, run):
-            raise FlowError(f"split {plan.split} was taken over by somebody else")
-        return split, document.epoch
+            return None
+        split = replace(Split.from_json(document.body), epoch=document.epoch)
+        return split if split.seed == _seed(plan, run) else None
 
     async def _end_of(self, feed: str) -> int:
         """The number of the feed's last item: an empty append tells it."""
@@ -442,14 +494,6 @@ class Learning:
     async def _put(self, kind: str, name: str, body: bytes, expected: int) -> None:
         """Raises EpochConflict, after which the step is tried again and looks anew."""
         await self._writer.submit(PutDocument(kind, name, body, expected))
-
-
-def _readable(ledger: Ledger, items: Iterable[Any]) -> Iterable[Observation]:
-    for item in items:
-        try:
-            yield Observation.from_json(item.payload)
-        except CodecError:
-            ledger.ignored += 1
 
 
 def _seed(plan: LearningPlan, run: str) -> str:

@@ -105,7 +105,7 @@ class Engine:
             await self._aftermath.given_up(plan, run, error.reason)
             raise
         except asyncio.CancelledError:
-            if await self._is_cancelled(run):  # not handed over to another worker
+            if await self.is_cancelled(run):  # not handed over to another worker
                 await self._leave(plan, run, "its run was cancelled")
             raise
         finally:
@@ -133,7 +133,9 @@ class Engine:
             said = Said(flaw=f"an approval that cannot be received: {error}")
         return heard(rules.answer(plan, leg.state, said), said, turn)
 
-    async def _is_cancelled(self, run: str) -> bool:
+    async def is_cancelled(self, run: str) -> bool:
+        """Whether a run that is interrupted was cancelled, and not handed over to another worker;
+        False when the database cannot tell."""
         try:
             record = await self.store.run(run)
         except StoreUnavailable:

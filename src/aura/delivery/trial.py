@@ -112,21 +112,13 @@ class Trials:
             await self._leave(experiment, run, f"given up: {error.reason}")
             raise
         except asyncio.CancelledError:
-            if await self._is_cancelled(run):  # not handed over to another worker
+            if await self.rollouts.is_cancelled(run):  # not handed over to another worker
                 await self._leave(experiment, run, "its run was cancelled")
             raise
         else:
             return leg.state.status
         finally:
             self._live.pop(run, None)
-
-    async def _is_cancelled(self, run: str) -> bool:
-        try:
-            record = await self.store.run(run)
-        except StoreUnavailable:
-            log.exception("run %s is stopped, and nobody knows why", run)
-            return False
-        return record is not None and record.cancel_requested
 
     # The steps.
 
