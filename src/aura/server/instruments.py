@@ -5,7 +5,8 @@ when they are ours (outcomes, states). Of each metric the first `MOST` combinati
 have a line of their own; all later ones are counted together, with the label `other`. So what a
 scrape costs, and what Prometheus has to keep, is bounded whatever people call their things.
 
-Everything here lives on one event loop, so nothing is locked: to count costs a look into a dict.
+Everything is counted on one event loop, so nothing is locked: to count costs a look into a dict.
+The text is written in a thread meanwhile, one at a time, from copies of these dicts.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Counts:
 
     def family(self) -> Metric:
         """As it stands now."""
-        return filled(self.spec, self._lines)
+        return filled(self.spec, dict(self._lines))
 
 
 class _Line:
@@ -123,7 +124,8 @@ class Durations:
     def add(self, key: Key, seconds: float) -> None:
         """One more; clocks that were set back give 0 seconds."""
         line = self._lines.get(key) or self._line(key)
-        seconds = max(seconds, 0.0)
+        if seconds < 0.0:
+            seconds = 0.0
         line.counts[bisect_left(self._limits, seconds)] += 1
         line.total += seconds
 
@@ -135,7 +137,7 @@ class Durations:
         family = self.spec.family()
         assert isinstance(family, HistogramMetricFamily)  # noqa: S101  (its kind says so)
         names = [*map(floatToGoString, self._limits), "+Inf"]
-        for key, line in self._lines.items():
+        for key, line in dict(self._lines).items():
             sums = accumulate(line.counts)
             family.add_metric(key, [*zip(names, sums, strict=True)], line.total)
         return family
