@@ -64,6 +64,7 @@ AuraError
 ├── DecommissionError      a target that cannot be taken out of service like that
 ├── AlertFailed            an alert that could not be delivered
 ├── ScheduleError          no such schedule, or an order that does not fit it
+├── TokenError             no such token of the HTTP API, or none like that can be made
 ├── SandboxError           the testing kit was used in a way that cannot work
 └── DemoFailed             the demo could not go on
 
@@ -387,6 +388,10 @@ class AlertFailed(AuraError):
 
 class ScheduleError(AuraError):
     """There is no such schedule, or an order does not fit it. Nothing was changed."""
+
+
+class TokenError(AuraError):
+    """There is no such token of the HTTP API, or none can be made like that."""
 
 
 class SandboxError(AuraError):

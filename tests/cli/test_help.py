@@ -48,6 +48,7 @@ def test_the_commands_are_these() -> None:
         "flows": "list show evaluate release start stop status",
         "decommission": "start status undo",
         "dlq": "list show requeue drop",
+        "token": "create list revoke",
     }
     paths = {(*filter(None, [group]), name) for group in wanted for name in wanted[group].split()}
     assert paths <= set(LEAVES) <= paths | {("demo",)}

@@ -124,7 +124,7 @@ async def test_a_failed_run_tells_why(serving: Serving, http: httpx.AsyncClient)
     ("path", "expected"),
     [
         ("/api/v1/runs/missing", (404, "run-not-found")),
-        ("/api/v1/runs/", (404, "run-not-found")),
+        ("/api/v1/runs/", (404, "not-found")),
         ("/api/v1/runs/a%00b", (404, "run-not-found")),
         ("/api/v1/runs?state=lost", (422, "invalid-input")),
         ("/api/v1/runs?limit=0", (422, "invalid-input")),
@@ -142,8 +142,8 @@ async def test_bad_requests_are_problem_documents(
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-async def test_the_api_is_read_only(http: httpx.AsyncClient, method: str) -> None:
-    for path in ("/api/v1/runs", "/api/v1/status", "/api/v1/rollouts", "/api/v1/runs/x"):
+async def test_what_is_read_cannot_be_written(http: httpx.AsyncClient, method: str) -> None:
+    for path in ("/api/v1/audit", "/api/v1/status", "/api/v1/rollouts", "/api/v1/runs/x"):
         answer = await http.request(method, path)
         assert problem(answer) == (405, "method-not-allowed")
         assert "GET" in answer.headers["allow"]

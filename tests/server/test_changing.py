@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -65,10 +66,10 @@ async def http(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
         yield one
 
 
-@pytest.mark.parametrize("run_id", ["r", "doc/17 ü", "a/signals/b"])
+@pytest.mark.parametrize("run_id", ["r", "doc/17 ü", "a/signals/b", "a/state", "50%2F"])
 async def test_a_conversation(serving: Serving, http: httpx.AsyncClient, run_id: str) -> None:
     run = await serving.app.start("talks", id=run_id)
-    url = httpx.URL(f"/api/v1/runs/{run_id}")
+    url = f"/api/v1/runs/{quote(run_id, safe='')}"
     low = {"payload": {"n": 2}, "priority": "low"}
     first = await http.post(f"{url}/signals/go", json={"payload": 1, "id": "a", "deadline": 60})
     assert (first.status_code, first.json()["number"]) == (200, 1)
@@ -175,8 +176,8 @@ async def test_changes_leave_a_line(
     with caplog.at_level(logging.INFO, "aura.audit"):
         await http.post("/api/v1/runs/r/signals/go", json={"payload": "a secret"})
         await http.post("/api/v1/runs/r/cancel", json={})
-    assert "signal go, number 1, to run r by HTTP from 127.0.0.1" in caplog.text
-    assert "cancel of run r by HTTP" in caplog.text
+    assert "signal go, number 1, to run r by local, HTTP from 127.0.0.1" in caplog.text
+    assert "cancel of run r by local" in caplog.text
     assert "a secret" not in caplog.text
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from aura.app import Aura
+from aura.cli.audited import note_start
 from aura.errors import AuraError, ConfigError, StoreError
 
 
@@ -82,7 +83,8 @@ async def opened(
     app: Aura, *, worker: bool = False, only: str | None = None
 ) -> AsyncIterator[Aura]:
     """The app, open; without a worker unless one is asked for (for all runs, or `only` for the
-    one of that id). Raises AuraError."""
+    one of that id). What a command is about to change is in the audit log then. Raises
+    AuraError."""
     try:
         await app.open(worker=worker, only=only)
     except BaseException:
@@ -92,6 +94,7 @@ async def opened(
                 await store.close()
         raise
     try:
+        await note_start(app)
         yield app
     finally:
         await app.close()

@@ -20,6 +20,7 @@ import typer.main
 
 from aura.cli import output, process
 from aura.cli.apply import apply
+from aura.cli.audited import watched
 from aura.cli.backtest import rollout
 from aura.cli.bundles import export_runs, import_runs, promote
 from aura.cli.catalog import catalog
@@ -40,6 +41,7 @@ from aura.cli.run import run
 from aura.cli.schedules import schedules
 from aura.cli.serve import serve
 from aura.cli.shadow import shadow
+from aura.cli.token import token
 from aura.cli.topics import topics
 from aura.cli.worker import worker
 from aura.errors import AuraError
@@ -72,6 +74,7 @@ cli.add_typer(contract, name="contract")
 cli.add_typer(schedules, name="schedules")
 cli.add_typer(dlq, name="dlq")
 cli.add_typer(topics, name="topics")
+cli.add_typer(token, name="token")
 cli.command()(doctor)
 cli.command()(gc)
 cli.command()(replay)
@@ -139,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command = typer.main.get_command(cli)
+    command = watched(typer.main.get_command(cli))
     as_json = "--json" in (sys.argv if arguments is None else arguments)
     try:
         answer = command.main(args=arguments, prog_name="aura", standalone_mode=False)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aura.cli import process
-from aura.cli.loading import load_app
+from aura.cli.loading import load_app, opened
 from aura.cli.options import AppDatabase, AppName, Json, MetricsPort
 from aura.cli.output import print_json_line
 from aura.cli.ports import bound, metrics_socket, serve_metrics, url_of
@@ -22,6 +22,7 @@ from aura.cli.worker import described
 from aura.errors import ConfigError
 
 if TYPE_CHECKING:
+    from aura.app import Aura
     from aura.gateway import GatewayConfig
     from aura.server.serving import Serving
 
@@ -37,9 +38,9 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="Serve the routes of its `gateway:` section too."),
     ] = None,
-    host: Annotated[str, typer.Option(help="A loopback address; there are no tokens yet.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="An address; others than loopback need: aura token create.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080,
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Start runs, but let other processes execute them.")
@@ -59,16 +60,27 @@ def serve(
       aura serve research:app
       aura serve research:app --gateway aura.yaml --port 9000
     """
-    from aura.server.hosts import require_loopback
     from aura.server.serving import build
 
-    require_loopback(host)
     app = load_app(target, database)
     config = read_gateway(gateway) if gateway is not None else None
     process.log_to_stderr()
+    process.run(_guarded(app, host))
     serving = build(app, config, worker=not no_worker)
     with bound(host, port) as listener, metrics_socket(metrics_port) as apart:
         process.run(_serve(serving, listener, apart, as_json))
+
+
+async def _guarded(app: Aura, host: str) -> None:
+    """Raises ConfigError when others could reach the API and nothing would hold them back."""
+    from aura.server.hosts import is_loopback_name
+    from aura.server.tokens import require_token
+
+    if is_loopback_name(host):
+        return
+    async with opened(app):
+        await require_token(app, host)
+    log.warning("%s is reached over plain HTTP: let a proxy with TLS stand before it", host)
 
 
 def read_gateway(path: Path) -> GatewayConfig:

@@ -1,93 +1,50 @@
 """The HTTP API: `/healthz`, `/readyz` and `/api/v1`.
 
-Errors are problem documents (RFC 9457) with a stable `code`. As long as there are no tokens the
-API answers this machine only: a request whose Host is another name is refused, so that a web page
-cannot read runs by pointing a name of its own at 127.0.0.1.
+Errors are problem documents (RFC 9457) with a stable `code` (`aura.server.problems`); who may ask
+what is said in `aura.server.access`. Every route is a `GuardedRoute`, but for the health of the
+process, which everybody may know.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import APIRouter, FastAPI, Query
+from fastapi.openapi.utils import get_openapi
 
 from aura.app import Aura
-from aura.errors import (
-    AuraError,
-    CodecError,
-    InvalidInput,
-    PayloadTooLarge,
-    RegistrationError,
-    ResultTimeout,
-    RolloutError,
-    RunConflict,
-    RunEnded,
-    RunNotFound,
-    StoreUnavailable,
-    UnknownQueue,
-    UpdateRejected,
-)
-from aura.gateway.problems import Problem
+from aura.errors import StoreUnavailable
 from aura.server import operations
-from aura.server.changing import changing
-from aura.server.hosts import host_of, is_loopback_name
-from aura.server.operations import MOST_RUNS, Overview
+from aura.server.access import Gate, GuardedRoute, needs
+from aura.server.audit import AuditLog, read_log
+from aura.server.operations import Overview
+from aura.server.problems import SCHEMA, described, handle_errors
 from aura.server.queues import QueueDetail, QueueView, list_queues, show_queue
-from aura.server.views import RunDetail, RunList
-
-log = logging.getLogger("aura.server")
+from aura.server.runs_api import READS, runs_routes
 
 API = "/api/v1"
 READY_WITHIN = 2.0
 """Seconds in which the database must answer."""
 
-_HEALTH = frozenset({"/healthz", "/readyz", f"{API}/healthz", f"{API}/readyz"})
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"description": HTTPStatus(status).phrase, "content": {"application/problem+json": {}}}
-    for status in (403, 404, 409, 415, 422, 503)
-}
-_KINDS: tuple[tuple[type[AuraError], int, str], ...] = (
-    (RunNotFound, 404, "run-not-found"),
-    (RolloutError, 404, "rollout-not-found"),
-    (UnknownQueue, 404, "queue-not-found"),
-    (InvalidInput, 422, "invalid-input"),
-    (PayloadTooLarge, 413, "payload-too-large"),
-    (CodecError, 422, "invalid-input"),
-    (RegistrationError, 422, "invalid-input"),
-    (RunEnded, 409, "run-ended"),
-    (RunConflict, 409, "run-conflict"),
-    (UpdateRejected, 409, "update-rejected"),
-    (ResultTimeout, 504, "no-answer-yet"),
-    (StoreUnavailable, 503, "store-unavailable"),
-)
+HEALTH = frozenset({"/healthz", "/readyz", f"{API}/healthz", f"{API}/readyz"})
 
 
 def build_api(app: Aura) -> FastAPI:
     """The API of an app, as an ASGI application. The app must be open when it is called."""
     api = FastAPI(
-        title="Aura",
-        version=version("aura-workflows"),
-        openapi_url=f"{API}/openapi.json",
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+        title="Aura", version=version("aura-workflows"), openapi_url=None, docs_url=None,
+        redoc_url=None, redirect_slashes=False,
+    )  # fmt: skip
+    api.state.aura = app
     api.include_router(_health(app))
     api.include_router(_health(app), prefix=API, include_in_schema=False)
-    api.include_router(changing(app), prefix=API, responses=_PROBLEMS)
-    api.include_router(_reads(app), prefix=API, responses=_PROBLEMS)
-    api.add_exception_handler(AuraError, _refused)
-    api.add_exception_handler(RequestValidationError, _invalid)
-    api.add_exception_handler(HTTPException, _no_such_page)
-    api.add_exception_handler(Exception, _failed)
-    api.middleware("http")(_guard)
+    api.include_router(runs_routes(app), prefix=API)
+    api.include_router(_reads(app), prefix=API)
+    api.include_router(_about(api), prefix=API)
+    handle_errors(api)
+    api.add_middleware(Gate, app=app, public=HEALTH)
     return api
 
 
@@ -99,7 +56,7 @@ def _health(app: Aura) -> APIRouter:
         """The process answers."""
         return {"status": "ok"}
 
-    @router.get("/readyz", responses={503: _PROBLEMS[503]})
+    @router.get("/readyz", responses=described(503))
     async def readyz() -> dict[str, str]:
         """The process can do its work: its database answers."""
         try:
@@ -116,101 +73,64 @@ def _health(app: Aura) -> APIRouter:
 
 
 def _reads(app: Aura) -> APIRouter:
-    router = APIRouter(tags=["read"])
+    router = APIRouter(tags=["read"], route_class=GuardedRoute, responses=READS)
 
-    @router.get("/status")
+    @router.get("/status", name="status", openapi_extra=needs("viewer"))
     async def status() -> Overview:
         """Runs by state, live workers and rollouts."""
         return await operations.overview(app)
 
-    @router.get("/rollouts")
+    @router.get("/rollouts", name="rollout list", openapi_extra=needs("viewer"))
     async def rollouts() -> dict[str, Any]:
         """All rollouts, by name."""
         return {"rollouts": [one.plain() for one in await app.rollouts.all()]}
 
-    @router.get("/queues")
+    @router.get("/queues", name="queues list", openapi_extra=needs("viewer"))
     async def queues() -> dict[str, list[QueueView]]:
         """All queues, by name: their limits, and their runs that have not ended."""
         return {"queues": await list_queues(app)}
 
-    @router.get("/queues/{name:path}")
+    @router.get("/queues/{name:segment}", name="queues show", openapi_extra=needs("viewer"))
     async def queue(name: str) -> QueueDetail:
         """A queue, the keys that wait in it, and who works on it."""
         return await show_queue(app, name)
 
-    @router.get("/runs")
-    async def runs(
-        state: str | None = None,
-        workflow: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
-        cursor: str | None = None,
-    ) -> RunList:
-        """A page of runs, newest first; `next` is the cursor of the page after it."""
-        return await operations.list_runs(
-            app, state=state, workflow=workflow, limit=limit, cursor=cursor
-        )
-
-    @router.get("/runs/{run_id:path}")
-    async def run(run_id: str, full: bool = False) -> RunDetail:
-        """A run with its journal; large inputs and outputs only with `full`."""
-        return await operations.show_run(app, run_id, full=full)
+    @router.get("/audit", name="audit", openapi_extra=needs("admin"))
+    async def audit_log(
+        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> AuditLog:
+        """Who changed what, when, why and from where, the oldest first."""
+        return await read_log(app, after, limit)
 
     return router
 
 
-async def _guard(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse names that are not this machine's; forbid caches and guesses about the content."""
-    if request.url.path not in _HEALTH and not _is_here(request):
-        return _response(
-            Problem(
-                403,
-                "host-not-allowed",
-                "without tokens the API answers requests to localhost only, not to this Host",
-            )
-        )
-    response = await go_on(request)
-    response.headers["cache-control"] = "no-store"
-    response.headers["x-content-type-options"] = "nosniff"
-    return response
+def _about(api: FastAPI) -> APIRouter:
+    router = APIRouter(tags=["about"], route_class=GuardedRoute, responses=READS)
+
+    @router.get("/openapi.json", name="openapi", openapi_extra=needs("viewer", "body"))
+    async def openapi() -> dict[str, Any]:
+        """This API in the OpenAPI's words."""
+        return openapi_of(api)
+
+    @router.get("/build", name="build", openapi_extra=needs("viewer", "body"))
+    async def build() -> dict[str, str]:
+        """Which Aura this is."""
+        return {"name": "aura-workflows", "version": version("aura-workflows")}
+
+    return router
 
 
-def _is_here(request: Request) -> bool:
-    return is_loopback_name(host_of(request.headers.get("host", "")))
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    for kind, status, code in _KINDS:
-        if isinstance(error, kind):
-            return _response(Problem(status, code, str(error)))
-    log.error("a request failed", exc_info=error)
-    return _response(Problem(500, "failed", str(error)))
-
-
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for it)
-    first = error.errors()[0]
-    field = str(first["loc"][-1])
-    return _response(Problem(422, "invalid-input", f"{field}: {first['msg']}", field=field))
-
-
-async def _no_such_page(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
-    path = request.url.path[:200]
-    if error.status_code == 404:
-        return _response(Problem(404, "not-found", f"nothing is served at {path}"))
-    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    detail = f"{request.method} {path}: {error.detail}"
-    return _response(Problem(error.status_code, code, detail, headers=tuple(headers)))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    log.error("the API failed on %s", request.url.path, exc_info=error)
-    return _response(Problem(500, "failed", f"the server failed: {type(error).__name__}"))
-
-
-def _response(problem: Problem) -> Response:
-    response = Response(problem.body(), problem.status, media_type="application/problem+json")
-    for name, value in problem.headers:
-        response.headers[name.decode()] = value.decode()
-    return response
+def openapi_of(api: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; made once."""
+    if api.openapi_schema is None:
+        made = get_openapi(title=api.title, version=api.version, routes=api.routes)
+        parts = made.setdefault("components", {})
+        parts.setdefault("schemas", {})["Problem"] = SCHEMA
+        parts["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, methods in made["paths"].items():
+            for operation in methods.values():
+                operation["security"] = [] if path in HEALTH else [{"token": []}]
+        api.openapi_schema = made
+    return api.openapi_schema

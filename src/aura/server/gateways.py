@@ -8,8 +8,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from aura.delivery.holder import Known
 from aura.gateway import Gateway
-from aura.gateway.holder import Known
+from aura.server.access import GuardedRoute, needs
+from aura.server.runs_api import READS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,9 @@ class GatewayView:
 
 def about_gateway(gateway: Callable[[], Gateway | None]) -> APIRouter:
     """The route `/gateway`."""
-    router = APIRouter(tags=["read"])
+    router = APIRouter(tags=["read"], route_class=GuardedRoute, responses=READS)
 
-    @router.get("/gateway")
+    @router.get("/gateway", name="gateway", openapi_extra=needs("viewer"))
     async def show() -> GatewayView | None:
         """This process's gateway; null when it has none. Answers without the database."""
         found = gateway()

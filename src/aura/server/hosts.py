@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 
-from aura.errors import ConfigError
-
 
 def is_loopback_name(name: str) -> bool:
     """Whether a host name or address, as in a URL, means this machine and nothing else."""
@@ -23,12 +21,3 @@ def host_of(header: str) -> str:
     if header.startswith("["):
         return header.partition("]")[0] + "]"
     return header.partition(":")[0]
-
-
-def require_loopback(host: str) -> None:
-    """Raise ConfigError for a host on which others could reach a server without tokens."""
-    if not is_loopback_name(host):
-        raise ConfigError(
-            f"the host {host!r} is not this machine's loopback, and the HTTP API has no tokens yet",
-            hint="Use --host 127.0.0.1, and a reverse proxy for the routes that others may reach",
-        )

@@ -11,11 +11,13 @@ processes. Each app has a registry of its own: nothing here is global.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder, generate_latest
@@ -26,12 +28,13 @@ from aura.codec import plain
 from aura.delivery.observation import Observation
 from aura.errors import CodecError
 from aura.gateway import Gateway
+from aura.server.access import needs
 from aura.server.hosts import host_of, is_loopback_name
 from aura.server.instruments import FAST, LONG, MOST, WORK, Counts, Durations, Gauges, Spec
 from aura.server.store_metrics import StoreMetrics
 from aura.store.base import Entry, RunRecord
 
-_TRIES = ("step", "attempt")
+_MOST_NAMES = 10_000
 ENDS = frozenset({"completed", "failed", "cancelled", "parked"})
 
 WORKFLOWS = Spec(
@@ -122,6 +125,8 @@ class Metrics(Collector):
         self.mismatches = Counts(MISMATCHES, most)
         self._obeyed = Gauges(OBEYED, most=most)
         self._lapsed = Gauges(LAPSED, most=most)
+        self._names: dict[str, str] = {}
+        self._writing = asyncio.Lock()  # the text is written in a thread: it may be long
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -130,17 +135,21 @@ class Metrics(Collector):
 
     def recorded(self, workflow: str, entry: Entry) -> None:
         """A run has submitted an entry to its journal."""
-        if entry.kind in _TRIES:
-            key = entry.key
-            name = key[key.find("/") + 1 : key.rfind("#")]
-            outcome = "ok" if entry.error is None else "failed"
-            if entry.kind == "attempt":
-                outcome = "retried"
+        kind, key = entry.kind, entry.key
+        if kind == "step" or kind == "attempt":
+            name = self._names.get(key) or self._name(key)
+            outcome = "ok" if entry.error is None else "failed" if kind == "step" else "retried"
             self.steps.add((workflow, name, outcome), entry.recorded_at - entry.started_at)
-            if name[:1] == "~" and outcome != "retried":
+            if kind == "step" and name.startswith("~"):
                 self.compensations.add(workflow, outcome)
-        elif entry.kind == "signal" and entry.input is not None and entry.output is not None:
+        elif kind == "signal" and entry.input is not None and entry.output is not None:
             self._received(entry)
+
+    def _name(self, key: str) -> str:
+        """The step's name in its key, kept: runs of one workflow have the same keys."""
+        if len(self._names) >= _MOST_NAMES:
+            self._names.clear()
+        return self._names.setdefault(key, key[key.find("/") + 1 : key.rfind("#")])
 
     def _received(self, entry: Entry) -> None:
         try:
@@ -175,12 +184,13 @@ class Metrics(Collector):
 
     async def text(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type. Never raises for a database that is away."""
-        await self.store.refresh()
         try:
             encode, kind = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is none
             encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return encode(self.registry), kind
+        async with self._writing:
+            await self.store.refresh()
+            return await asyncio.to_thread(encode, self.registry), kind
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the names are known only with their values, and do not clash."""
@@ -245,11 +255,14 @@ def _several(spec: Spec, values: dict[str, float]) -> Metric:
     return Gauges(spec).family(((label,), value) for label, value in values.items())
 
 
-def metrics_route(metrics: Metrics) -> APIRouter:
+def metrics_route(metrics: Metrics, route_class: type[APIRoute] = APIRoute) -> APIRouter:
     """The route `/metrics`."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter(tags=["health"], route_class=route_class)
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics", name="metrics", response_class=PlainTextResponse,
+        openapi_extra=needs("viewer"),
+    )  # fmt: skip
     async def show(request: Request) -> Response:
         """This process's metrics, for Prometheus."""
         text, kind = await metrics.text(request.headers.get("accept", ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -102,6 +102,12 @@ async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
     return run_detail(
         record, await app.store.journal(run_id), await app.store.runs(family), full=full
     )
+
+
+async def runs_of(app: Aura, ids: Sequence[str]) -> dict[str, RunView]:
+    """Those of these runs that there are, by id."""
+    known = await app.store.runs_by_id([one for one in ids if storable(one)])
+    return {one.id: run_view(one) for one in known}
 
 
 async def cancel_run(app: Aura, run_id: str) -> RunView:

@@ -31,6 +31,7 @@ from aura.gateway.adapters import CopyOf, Effects
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import HttpSpec
 from aura.gateway.routes import Routes
+from aura.server.access import GuardedRoute
 from aura.server.api import API, build_api
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
@@ -111,8 +112,9 @@ class Serving:
         self.api: FastAPI = build_api(app)
         self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
         self.metrics = Metrics(app)
-        self.api.include_router(metrics_route(self.metrics))
-        self.api.include_router(metrics_route(self.metrics), prefix=API, include_in_schema=False)
+        measured = metrics_route(self.metrics, GuardedRoute)
+        self.api.include_router(measured)
+        self.api.include_router(measured, prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
         self._worker = worker
         self._routes = Routes(config.routes if config else ())

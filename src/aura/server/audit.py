@@ -1,0 +1,89 @@
+"""The audit log: who changed what, when, why and from where.
+
+A feed of its own that nothing rewrites and no sweep touches. An entry is durable before the change
+is tried, so that no change is without one; when it then fails, a second one says of which entry
+that is the outcome.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from aura.app import Aura
+from aura.server.views import time_of
+from aura.store.base import AppendFeed
+
+FEED = "audit"
+LONGEST = 500
+"""Characters of a reason, or of a value, that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What somebody wants to change: `what` as the command line calls it ("runs cancel"), `target`
+    which one, `via` "http" or "cli", `address` the client's address or the host's name."""
+
+    what: str
+    by: str
+    role: str
+    via: str
+    address: str
+    why: str = ""
+    target: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of the log, numbered from 1. `outcome` is "asked", or why entry `of` failed."""
+
+    number: int
+    at: datetime
+    what: str
+    by: str
+    role: str
+    via: str
+    address: str
+    why: str
+    target: dict[str, str]
+    outcome: str
+    of: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditLog:
+    """Entries in order; `next` is the `after` of the next question, None when there are no more."""
+
+    entries: tuple[AuditEntry, ...]
+    next: int | None
+
+
+async def record(app: Aura, change: Change) -> int:
+    """Write an entry; its number. It is durable when this returns. Raises StoreUnavailable."""
+    return await _append(app, change, "asked", None)
+
+
+async def failed(app: Aura, change: Change, number: int, outcome: str) -> None:
+    """Write that what entry `number` asks for was not done. Raises StoreUnavailable."""
+    await _append(app, change, outcome, number)
+
+
+async def read_log(app: Aura, after: int = 0, limit: int = 100) -> AuditLog:
+    """At most `limit` entries after that number, the oldest first."""
+    found = await app.store.feed(FEED, after, limit + 1)
+    entries = tuple(
+        AuditEntry(number=item.seq, at=time_of(item.at), **json.loads(item.payload))
+        for item in found[:limit]
+    )
+    return AuditLog(entries, entries[-1].number if len(found) > limit else None)
+
+
+async def _append(app: Aura, change: Change, outcome: str, of: int | None) -> int:
+    told: dict[str, Any] = {**asdict(change), "outcome": outcome, "of": of}
+    told["why"] = change.why[:LONGEST]
+    told["target"] = {name: value[:LONGEST] for name, value in change.target.items()}
+    payload = json.dumps(told).encode()
+    return cast("int", await app.committer.submit(AppendFeed(FEED, (payload,))))

@@ -1,0 +1,321 @@
+"""The HTTP API's routes for runs: start, look, say something, change, listen.
+
+An id stands in a path as one segment: `doc/17` is `/runs/doc%2F17`. Changing requests carry JSON,
+also when there is nothing to say (`{}`); `Aura-Reason` says why, for the audit log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from aura.app import Aura
+from aura.gateway.problems import Problem
+from aura.server import bulk, messages, operations
+from aura.server.access import Caller, GuardedRoute, caller_of, needs
+from aura.server.bulk import MOST, Action, BulkView, Chosen
+from aura.server.messages import Items, Message, SentView
+from aura.server.operations import MOST_RUNS, ForkView
+from aura.server.problems import Refused, described
+from aura.server.starting import ResultView, Start, result_of, start_run
+from aura.server.views import RunDetail, RunList, RunView
+
+LONGEST_WAIT = 60.0
+"""Seconds that an answer or a result is waited for at most; it may be asked for again."""
+
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
+Word = Annotated[str, Path(min_length=1, examples=["approval"])]
+Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
+READS = described(400, 401, 403, 404, 413, 422, 429, 503)
+CHANGES = described(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504)
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class StartBody(Body):
+    """A run to start. `input` has the workflow's arguments by name; `version` may be a range; times
+    are in seconds from now. The same `id` with the same input is the same run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"workflow": "research", "input": {"text": "durable"}, "id": "doc-17"}]
+        }
+    )
+    workflow: str
+    input: dict[str, Any] = {}
+    version: str | None = None
+    id: str | None = None
+    queue: str | None = None
+    key: str | None = None
+    priority: str = "normal"
+    delay: Seconds | None = None
+    deadline: Seconds | None = None
+
+
+class SignalBody(Body):
+    """A signal; `deadline` is in seconds from now, `id` makes it one however often it is sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"payload": {"ok": True}, "priority": "critical"}]}
+    )
+    payload: Any = None
+    priority: str = "normal"
+    deadline: Seconds | None = None
+    id: str | None = None
+
+
+class UpdateBody(Body):
+    """An update; `timeout` is how many seconds to wait for the answer."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"value": 4, "timeout": 10}]})
+    value: Any = None
+    id: str | None = None
+    timeout: Annotated[float, Field(gt=0, le=LONGEST_WAIT)] = 30.0
+
+
+class ForkBody(Body):
+    """Where to fork: before the first entry with the key `at` (none: at the end); `version` is the
+    code's (none: the same), `id` the new run's."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"at": "0/charge#1"}]})
+    at: str | None = None
+    version: str | None = None
+    id: str | None = None
+
+
+class BulkBody(Body):
+    """What to do to many runs: to these `ids`, or to those of a `state` and `workflow`, newest
+    first; `next` of the answer is the `cursor` with which to go on."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"action": "retry", "state": "failed", "dry_run": True}]}
+    )
+    action: Action
+    ids: Annotated[list[str], Field(max_length=MOST)] = []
+    state: str | None = None
+    workflow: str | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST)] = MOST
+    cursor: str | None = None
+    dry_run: bool = False
+
+
+def runs_routes(app: Aura) -> APIRouter:
+    """All of them."""
+    router = APIRouter(tags=["runs"], route_class=GuardedRoute)
+    _lists(router, app)
+    _looks(router, app)
+    _streams(router, app)
+    _messages(router, app)
+    _orders(router, app)
+    return router
+
+
+def _lists(router: APIRouter, app: Aura) -> None:
+    @router.get("/runs", name="runs list", openapi_extra=needs("viewer", "body"), responses=READS)
+    async def list_runs(
+        request: Request,
+        state: str | None = None,
+        workflow: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
+        cursor: str | None = None,
+    ) -> RunList:
+        """A page of runs, newest first; `next` is the cursor of the page after it. A token that is
+        limited to several workflows has to name one."""
+        workflow = _theirs(caller_of(request), workflow)
+        return await operations.list_runs(
+            app, state=state, workflow=workflow, limit=limit, cursor=cursor
+        )
+
+    @router.post(
+        "/runs", name="runs start", openapi_extra=needs("operator", "body"), responses=CHANGES,
+        status_code=201,
+    )  # fmt: skip
+    async def start(
+        request: Request,
+        body: StartBody,
+        idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    ) -> RunView:
+        """Start a run, which is durable when this answers. With an `Idempotency-Key` or an `id` it
+        may be sent again: the answer is the same run; with another input it is a conflict."""
+        caller = caller_of(request)
+        caller.require(body.workflow.partition("@")[0])
+        given = body.model_dump(exclude={"input"})
+        once = "" if idempotency_key is None else f"{caller.name}/{idempotency_key}"
+        return await start_run(app, Start(arguments=body.input, once=once, **given))
+
+    @router.post(
+        "/bulk/runs", name="runs bulk", openapi_extra=needs("operator", "body"), responses=CHANGES
+    )
+    async def change_many(request: Request, body: BulkBody) -> BulkView:
+        """Cancel, requeue or retry many runs, or with `dry_run` say what would come of it."""
+        caller = caller_of(request)
+        given = body.model_dump(exclude={"action", "dry_run"})
+        chosen = Chosen(**{**given, "ids": tuple(body.ids)})
+        if body.ids:
+            known = await operations.runs_of(app, body.ids)
+            hidden = {one for one in known if not caller.may_see(known[one].workflow)}
+            if hidden:
+                caller.require(known[min(hidden)].workflow)
+        else:
+            chosen = replace(chosen, workflow=_theirs(caller, body.workflow))
+        return await bulk.change_many(app, body.action, chosen, dry_run=body.dry_run, by=by(caller))
+
+
+def _looks(router: APIRouter, app: Aura) -> None:
+    @router.get(
+        "/runs/{run_id:segment}", name="runs show", openapi_extra=needs("viewer", "run"),
+        responses=READS,
+    )  # fmt: skip
+    async def show(request: Request, run_id: RunId, full: bool = False) -> RunDetail:
+        """A run with its journal; large inputs and outputs only with `full`."""
+        found = await operations.show_run(app, run_id, full=full)
+        caller = caller_of(request)
+        mine = tuple(one for one in found.children if caller.may_see(one.workflow))
+        return replace(found, children=mine)
+
+    @router.get(
+        "/runs/{run_id:segment}/result", name="runs result", openapi_extra=needs("viewer", "run"),
+        responses=READS,
+    )  # fmt: skip
+    async def result(run_id: RunId, timeout: Wait = 0.0) -> ResultView:
+        """How the run has ended; waits for that up to `timeout` seconds."""
+        return await result_of(app, run_id, timeout)
+
+    @router.get(
+        "/runs/{run_id:segment}/state", name="runs state", openapi_extra=needs("viewer", "run"),
+        responses=READS,
+    )  # fmt: skip
+    async def state(run_id: RunId) -> dict[str, Any]:
+        """What the run shows of itself, by key."""
+        return {"state": await messages.state_of(app, run_id)}
+
+
+def _streams(router: APIRouter, app: Aura) -> None:
+    events = {"description": "The items, or events.", "content": {"text/event-stream": {}}}
+
+    @router.get(
+        "/runs/{run_id:segment}/streams/{name:segment}",
+        name="runs stream",
+        openapi_extra=needs("viewer", "run"),
+        response_model=Items,
+        responses={**READS, 200: events},
+    )
+    async def stream(
+        run_id: RunId,
+        name: Word,
+        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+        follow: bool = False,
+        last_event_id: Annotated[str | None, Header()] = None,
+    ) -> Any:
+        """The items of a stream; with `follow` as server-sent events until the run has ended.
+        An event's id is the `after` with which the stream is gone on with."""
+        after = resumed(last_event_id or "", after)
+        found = await messages.items_of(app, run_id, name, after)
+        if not follow:
+            return found
+        return StreamingResponse(_events(app, run_id, name, after), media_type="text/event-stream")
+
+
+def _messages(router: APIRouter, app: Aura) -> None:
+    @router.post(
+        "/runs/{run_id:segment}/signals/{name:segment}", name="runs signal",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def signal(request: Request, run_id: RunId, name: Word, body: SignalBody) -> SentView:
+        """Give the run a message, which is durable when this answers."""
+        message = Message(name, body.payload, body.priority, body.deadline, body.id)
+        return await messages.signal_run(app, run_id, message, by(caller_of(request)))
+
+    @router.post(
+        "/runs/{run_id:segment}/updates/{name:segment}", name="runs update",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def update(
+        request: Request, run_id: RunId, name: Word, body: UpdateBody
+    ) -> dict[str, Any]:
+        """Give the run a message and wait for its answer."""
+        message = Message(name, body.value, id=body.id)
+        found = await messages.update_run(
+            app, run_id, message, timeout=body.timeout, by=by(caller_of(request))
+        )
+        return {"answer": found}
+
+
+def _orders(router: APIRouter, app: Aura) -> None:
+    @router.post(
+        "/runs/{run_id:segment}/cancel", name="runs cancel",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def cancel(request: Request, run_id: RunId) -> RunView:
+        """Ask the run to stop; its code may clean up first."""
+        messages.note_change("cancel of", run_id, by(caller_of(request)))
+        return await operations.cancel_run(app, run_id)
+
+    @router.post(
+        "/runs/{run_id:segment}/requeue", name="runs requeue",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def requeue(request: Request, run_id: RunId) -> RunView:
+        """Let a parked run go on."""
+        return await messages.requeue_run(app, run_id, by(caller_of(request)))
+
+    @router.post(
+        "/runs/{run_id:segment}/retry", name="runs retry",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def retry(request: Request, run_id: RunId) -> RunView:
+        """Try again what failed: the run that goes on, which is a fork if this one has ended."""
+        return await messages.retry_run(app, run_id, by(caller_of(request)))
+
+    @router.post(
+        "/runs/{run_id:segment}/fork", name="runs fork",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def fork(request: Request, run_id: RunId, body: ForkBody) -> ForkView:
+        """Start a second run from the middle of this one, which stays as it is."""
+        messages.note_change("fork of", run_id, by(caller_of(request)))
+        return await operations.fork_run(
+            app, run_id, at=body.at, version=body.version, new_id=body.id
+        )
+
+
+def by(caller: Caller) -> str:
+    """A caller in the log."""
+    return f"{caller.name}, HTTP from {caller.address or 'a socket'}"
+
+
+def resumed(last_event_id: str, after: int) -> int:
+    """Where a client that lost its connection goes on."""
+    known = last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 19
+    return max(after, int(last_event_id)) if known else after
+
+
+async def _events(app: Aura, run_id: str, name: str, after: int) -> AsyncIterator[bytes]:
+    async for number, item in messages.follow_stream(app, run_id, name, after):
+        yield b"id: %d\ndata: %s\n\n" % (number, to_json(item))
+
+
+def _theirs(caller: Caller, workflow: str | None) -> str | None:
+    """The workflow that is asked for, which a limited token must name unless it has one only.
+    Raises Refused."""
+    if workflow is None and len(caller.workflows) == 1:
+        return caller.workflows[0]
+    if workflow is None and caller.workflows:
+        allowed = ", ".join(caller.workflows)
+        raise Refused(
+            Problem(403, "workflow-not-allowed", f"name one of your workflows: {allowed}")
+        )
+    if workflow is not None:
+        caller.require(workflow)
+    return workflow
