@@ -411,6 +411,32 @@ async def test_waiting_for_a_run_that_is_nobodys_child(world: World, gate: Gate)
     assert await client.run("s").result(timeout=20) == "slow"
 
 
+async def test_who_is_waited_for_may_leave_memory(world: World) -> None:
+    """That is no end, also for those that wait in the same process though it is not their child."""
+
+    async def slow() -> str:
+        return str(await aura.receive("go"))
+
+    async def watch(run_id: str) -> Any:
+        return await world.apps[0].run(run_id).result()
+
+    slowly, watching = declare(slow), declare(watch)
+    app = await leaves_memory_soon(await world.open(slowly, watching))
+    worker = app._worker
+    assert worker is not None
+    # Only who waits without a limit leaves memory: "w" looks again some time.
+    worker._services = replace(
+        worker._services, keep_in_memory=10_000.0, suspend_after=0.3, linger=0.3
+    )
+    await app.start(slowly, id="s")
+    inside = await app.start(watching, "s", id="w")
+    await until(lambda: "s" in worker._family._visitors)
+    await state_is(app.run("s"), "waiting")
+    assert await inside.status() == "running"
+    await app.run("s").signal("go", "on")
+    assert await inside.result(timeout=60) == "on"
+
+
 async def test_a_workflow_is_no_step(memory: World) -> None:
     async def flow() -> None:
         async with aura.saga() as saga:

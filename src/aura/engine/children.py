@@ -10,7 +10,8 @@ A call of a workflow inside a run (`await report(text)`) makes two entries of th
 nothing for a worker that does not own the parent any more. When a child ends, its parent is told by
 a signal in the same transaction, and leaves memory meanwhile; when both are in one process, the
 child's record is handed over there. A run that is nobody's child, or is detached, tells nobody: who
-waits for one looks now and then.
+waits for one looks now and then, and gives up with RunMoved when it goes on elsewhere. A child
+that is moved takes its parent along, which waits on there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aura.codec import Slot, digest, is_encrypted, pack, plain, same_json, to_json, unpack
 from aura.engine.calls import Call, execution_id, loop_is_closing
+from aura.engine.elsewhere import has_left
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
 from aura.engine.storeclock import end_wait
@@ -34,6 +36,7 @@ from aura.errors import (
     RunCancelled,
     RunConflict,
     RunFailed,
+    RunMoved,
     RunNotFound,
     StoreUnavailable,
 )
@@ -106,9 +109,10 @@ class Family:
 
     def ended(self, run_id: str, record: RunRecord | None = None) -> None:
         """A run has ended, here (its record) or elsewhere: who waits for it though it is not its
-        child looks at it."""
-        if record is None or record.state in TERMINAL:
-            self.started.discard(run_id)
+        child looks at it. One that has only left memory, or is parked, has not."""
+        if record is not None and record.state not in TERMINAL:
+            return
+        self.started.discard(run_id)
         for children in tuple(self._visitors.get(run_id, ())):
             children.wake(run_id, record)
 
@@ -246,6 +250,8 @@ class Children:
         while True:
             record = await self._look(run_id)
             if record.state in TERMINAL:
+                return record
+            if record.state == "moved" and await has_left(self.family.store, run_id):
                 return record
             now = clock.now()
             if now >= until:
@@ -441,7 +447,7 @@ def check_same(op: StartRun, found: RunRecord) -> None:
 
 
 async def result(number: int, run_id: str, slot: Slot | None, timeout: float | None) -> Any:
-    """The result of any run, durably. Raises RunFailed, RunCancelled, ResultTimeout,
+    """The result of any run, durably. Raises RunFailed, RunCancelled, RunMoved, ResultTimeout,
     RunNotFound."""
     lane = _lane()
     lane.execution.began(number)
@@ -512,6 +518,8 @@ def _load_error(data: bytes) -> AuraError:
         return RunFailed(text, **where)
     if kind == "RunCancelled":
         return RunCancelled(text, run_id=said["run_id"], hint=hint)
+    if kind == "RunMoved":
+        return RunMoved(text, run_id=said["run_id"], hint=hint)
     plain_kinds = {one.__name__: one for one in (ResultTimeout, RunConflict, RunNotFound)}
     return plain_kinds.get(kind, AuraError)(text, hint=hint)
 

@@ -108,8 +108,7 @@ async def export(store: Store, clock: Clock, what: Export, path: Path) -> Export
     ids = what.runs
     if what.move:
         await _may_move(store, what)
-        ids = None if ids is None else await _family(store, ids)
-        await take(store, clock, what, ids)
+        ids = await _take_families(store, clock, what)
     part = path.with_name(path.name + ".part")
     with _created(part) as file:
         done = await _write(store, clock, what, ids, file)
@@ -126,6 +125,21 @@ def _require_free(path: Path) -> None:
         raise BundleError(
             f"{path} is there already", hint="Choose another name, or delete it if it is not needed"
         )
+
+
+async def _take_families(store: Store, clock: Clock, what: Export) -> tuple[str, ...] | None:
+    """Take the runs with their families, also children that were started meanwhile; whom that
+    were. Who is taken starts no more, so this comes to an end."""
+    if what.runs is None:
+        await take(store, clock, what, None)
+        return None
+    ids = await _family(store, what.runs)
+    while True:
+        await take(store, clock, what, ids)
+        grown = await _family(store, ids)
+        if len(grown) == len(ids):
+            return ids
+        ids = grown
 
 
 async def take(store: Store, clock: Clock, what: Export, ids: tuple[str, ...] | None) -> int:
