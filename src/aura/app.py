@@ -47,7 +47,7 @@ from aura.engine.queues import (
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.settings import check_app, check_database, check_number
-from aura.engine.shadow import checked_stubs, inherited, shadow_place
+from aura.engine.shadow import checked_stubs, held_transaction, inherited, shadow_place
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, RegistrationError, UnknownWorkflow
@@ -508,7 +508,7 @@ class Aura(Events, Desk):
         back when it raises. Raises what the verbs of `tx` raise."""
         self._require_open()
         names = Handling(new_id(self.clock.now()), self._limits, [])
-        return Open(self.store.session(isolation, self.config.lease / 2), names)
+        return Open(self.store.session(isolation, self.config.lease / 2), names, held_transaction)
 
     def _handle(self, run_id: str, workflow: Workflow[..., Any] | None) -> Run[Any]:
         slot = workflow.signature.result if workflow else None

@@ -351,6 +351,32 @@ async def test_a_transaction_is_not_made_twice(bank: Bank) -> None:
     assert bank.ran == ["add 5", "add 6"]
 
 
+async def test_the_apps_own_transaction_is_rolled_back(bank: Bank) -> None:
+    """In an idempotent step, which runs, and with the events that it emits."""
+
+    @step(idempotent=True)
+    async def deposit(cents: int) -> int:
+        async with bank.world.apps[0].transaction() as tx:
+            await aura.emit("deposits", {"cents": cents})
+            return await bank.add(tx, cents)
+
+    @declare
+    async def deposits() -> int:
+        return await deposit(5)
+
+    app = await opened(bank, deposits)
+    shadow = await app.start(deposits, queue=app.shadow())
+    assert await shadow.result(timeout=60) == 105  # it has seen what it would have done
+    assert await bank.balance(app) == 100
+    assert await app.store.events.topics() == []
+    assert ("transaction", "app.transaction", "nothing") in [
+        (one.what, one.name, one.answer) for one in await shadow.suppressed()
+    ]
+    real = await app.start(deposits)
+    assert await real.result(timeout=60) == 105
+    assert await bank.balance(app) == 105
+
+
 async def test_events_of_idempotent_steps_are_held(world: World) -> None:
     @step(idempotent=True)
     async def chatty() -> int:

@@ -10,6 +10,7 @@ whose request it got a copy of, its **baseline** ("" for none). Whatever it star
                                     its failure as well; else a stub; else the run ends there
     compensation                    nothing: its result is nobody's business
     event, signal, cancel, requeue  nothing: nobody waits for more than that it was accepted
+    app.transaction() in a step     what its statements give; it is rolled back at its end
     update, fork                    the run ends there
 
 Idempotent steps run. `aura.now()`, `random()` and `uuid()` give what they gave the baseline, so
@@ -54,7 +55,16 @@ PAYLOAD = Slot(Any, "a payload")
 _COPIED = ("now", "random", "uuid")
 _NAP = 0.2  # seconds until a read that failed is tried again
 _CALL = Literal[
-    "step", "compensation", "event", "signal", "cancel", "requeue", "update", "fork", "reward"
+    "step",
+    "compensation",
+    "event",
+    "signal",
+    "cancel",
+    "requeue",
+    "update",
+    "fork",
+    "reward",
+    "transaction",
 ]
 _Answer = Literal["baseline", "stub", "nothing", "none"]
 
@@ -63,7 +73,8 @@ _Answer = Literal["baseline", "stub", "nothing", "none"]
 class Suppressed:
     """One effect of a shadow run that was not made.
 
-    `what` is "step", "compensation", "event", "signal", "cancel", "requeue", "update" or "fork";
+    `what` is "step", "compensation", "event", "signal", "cancel", "requeue", "update", "fork",
+    "reward" or "transaction";
     `name` the step's, topic's or signal's; `arguments` its decoded input. `answer` says where the
     run got its answer: "baseline", "stub", "nothing" (it needs none) or "none" (it ended there).
     """
@@ -290,6 +301,17 @@ def held_event(topic: str, payload: Any) -> bool:
     lane = isinstance(current, Lane)
     key = current.key(f"emit:{topic}") if isinstance(current, Lane) else current.key
     shadow.emitted(key if lane else f"{key}/emit:{topic}", topic, PAYLOAD.dump(payload))
+    return True
+
+
+def held_transaction() -> bool:
+    """Whether the caller is code of a shadow run (of an idempotent step of it, or a stub), whose
+    transaction is noted and rolled back."""
+    current = scope.get()
+    shadow = None if current is None else current.execution.shadow
+    if current is None or isinstance(current, Lane) or shadow is None:
+        return False
+    shadow.tell(f"{current.key}/transaction", "transaction", "app.transaction", to_json(None))
     return True
 
 

@@ -145,11 +145,13 @@ current: ContextVar[Transaction | None] = ContextVar("aura_transaction", default
 
 
 class Open:
-    """`async with app.transaction() as tx`: commits at its end, rolls back when it raises."""
+    """`async with app.transaction() as tx`: commits at its end, rolls back when it raises, or when
+    it is `held` back because code of a shadow run has opened it."""
 
-    def __init__(self, session: Session, names: Handling) -> None:
+    def __init__(self, session: Session, names: Handling, held: Callable[[], bool]) -> None:
         self._session = session
         self._names = names
+        self._held = held
 
     async def __aenter__(self) -> Transaction:
         if type(scope.get()) is Lane:
@@ -162,6 +164,7 @@ class Open:
                 "app.transaction() was called in a transaction",
                 hint="Use the connection that is open, and `async with tx.savepoint()`",
             )
+        self._shadow = self._held()
         self._transaction = Transaction(self._session, self._names)
         self._outer = current.set(self._transaction)
         return self._transaction
@@ -175,7 +178,7 @@ class Open:
         current.reset(self._outer)
         self._transaction.end()
         events = tuple(self._names.outbox)
-        if error is not None or not (self._transaction.began or events):
+        if error is not None or self._shadow or not (self._transaction.began or events):
             await self._transaction.abandon()
             return
         await self._transaction.begin()
