@@ -136,6 +136,14 @@ def test_workers_tell_how_much_they_have_written() -> None:
     assert "commits" not in check_workers([a_worker()], busy=True).text
 
 
+def test_one_is_not_many() -> None:
+    body = b'{"runs":1,"written":{"commits":1,"entries":1}}'
+    one = worker_view(Worker("w", 10.0, 1.0, body), 5.0)
+    text = check_workers([one], busy=True).text
+    assert text.endswith("1 run under way; 1 journal entry in 1 commit")
+    assert "2 runs under way" in check_workers([a_worker()], busy=True).text
+
+
 def test_runs_that_wait_for_a_version_that_nobody_has() -> None:
     work = Work(pending=[a_run("a", "2.0.0"), a_run("b")], overdue=[a_run("c", "2.0.0")])
     (check,) = check_runs(work, [a_worker("research 1.0.0")])

@@ -189,7 +189,7 @@ def check_workers(workers: Sequence[WorkerView], *, busy: bool) -> Check:
     if workers:
         runs = sum(one.runs for one in workers)
         where = ", ".join(f"{one.host}/{one.pid}" for one in workers[:NAMED])
-        text = f"{len(workers)} live ({where}), {runs} runs under way{_written(workers)}"
+        text = f"{len(workers)} live ({where}), {_many(runs, 'run')} under way{_written(workers)}"
         return Check("workers", "ok", text)
     level: Level = "problem" if busy else "note"
     what = "no live worker, and work is waiting" if busy else "no live worker"
@@ -204,7 +204,13 @@ def _written(workers: Sequence[WorkerView]) -> str:
     if not commits:
         return ""
     spared = f", {saved:,} saved by adaptive checkpoints" if saved else ""
-    return f"; {entries:,} journal entries in {commits:,} commits{spared}"
+    return f"; {_many(entries, 'journal entry')} in {_many(commits, 'commit')}{spared}"
+
+
+def _many(count: int, noun: str) -> str:
+    """The count in words: "1 run", "2 runs", "1,000 journal entries"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def check_runs(work: Work, workers: Sequence[WorkerView]) -> Iterator[Check]:
