@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.fleet": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.engine": [
         *("aura.store.base", "aura.store.events", "aura.store.portable", "aura.store.session"),
-        *("aura.store.queues", "aura.resilience", "aura.codec"),
+        *("aura.store.queues", "aura.store.routing", "aura.resilience", "aura.codec"),
     ],
     "aura.store": ["aura.codec"],
     "aura.integrations": ["aura.engine", "aura.fleet"],

@@ -33,7 +33,7 @@ async def murder(nursery: Nursery, app: Aura) -> None:
             await app.emit("orders", number, key=f"k{number % KEYS}")
         emitted += len(some)
         await asyncio.sleep(0.2 * dice.random())
-        if nursery.deaths < KILLS and dice.random() < 0.6:
+        if nursery.alive and nursery.deaths < KILLS and dice.random() < 0.6:
             nursery.kill(dice.choice(sorted(nursery.alive)))
             await asyncio.sleep(0.02)
 

@@ -31,9 +31,11 @@ from aura.cli.output import (
     table,
 )
 from aura.delivery.admission import judge
+from aura.delivery.arms import version_of
 from aura.delivery.decide import Order
 from aura.delivery.plan import Pair, Plan, load_plan
 from aura.delivery.status import ArmStatus, PairStatus, RolloutStatus
+from aura.delivery.versions import reference
 from aura.errors import ConfigError, RolloutError
 from aura.server.operations import live_workers
 
@@ -87,6 +89,7 @@ def start(
       aura rollout start release-2.1.0.yaml --watch
     """
     plan = load_plan(file)
+    _require_targets(file, plan, ranges=False)
 
     async def begin(app: Aura) -> RolloutStatus:
         async with opened(app):
@@ -281,12 +284,14 @@ def approve(
     _note_driver(driven)
 
 
-def _require_targets(file: Path, plan: Plan) -> None:
-    """When the plan's file has a gateway too, it must be able to send requests to both arms."""
+def _require_targets(file: Path, plan: Plan, *, ranges: bool = True) -> None:
+    """When the plan's file has a gateway too, it must be able to send requests to both arms;
+    without `ranges`, to those that need not be looked up in the catalog."""
     from aura.gateway import load_gateway, missing_targets
 
     config = load_gateway(file)
     missing = missing_targets(config, plan) if config is not None else []
+    missing = [one for one in missing if ranges or version_of(one) or not reference(one)]
     if missing and config is not None:
         raise ConfigError(
             f"{file}: the plan names {' and '.join(missing)}, for which the gateway has no target",

@@ -478,6 +478,8 @@ def _updated(schedule: Schedule, book: Book, order: Order, now: float) -> tuple[
     new = order.schedule
     if new is None or new.name != schedule.name:
         raise ScheduleError(f"the order to update schedule {schedule.name} names no schedule")
+    if new == schedule:
+        return schedule, book  # another process has said so before
     same = (new.cron, new.every, new.timezone) == (schedule.cron, schedule.every, schedule.timezone)
     if not same:
         book = replace(book, cursor=max(book.cursor, now))
