@@ -94,7 +94,7 @@ def test_a_stage_with_its_evidence_advances() -> None:
 @pytest.mark.parametrize(
     ("stage", "seen", "now", "waits_for"),
     [
-        (1, evidence(requests=29), 1010.0, "1 more requests of the candidate"),
+        (1, evidence(requests=29), 1010.0, "1 more request of the candidate"),
         (2, evidence(units=3), 1010.0, "2 more units on the candidate"),
         (1, evidence(), 1008.5, "1.5 s more in the stage"),
         (1, evidence(), 0.0, "10.0 s more in the stage"),
@@ -292,7 +292,7 @@ def test_all_splits_need_their_evidence_and_any_may_trip() -> None:
     own = replace(evidence(), split="r")
     lacking = replace(own, others=(replace(evidence(requests=29), split="other"),))
     found = decide(plan, running(), lacking, 1010.0)
-    assert found == Continue("stage 10% waits for other: 1 more requests of the candidate")
+    assert found == Continue("stage 10% waits for other: 1 more request of the candidate")
     bad = replace(own, others=(replace(evidence(errors="trip"), split="other"),))
     assert decide(plan, running(), bad, 1010.0) == Rollback("other: errors: why", "errors")
     both = replace(own, others=(replace(evidence(), split="other"),))

@@ -204,7 +204,8 @@ def test_no_traffic_is_not_enough() -> None:
         found = judge(state(kind, sla=0.8), 0.1)
         assert found.verdict == "not-enough"
         assert found.evidence == pytest.approx(1)
-        assert "0 of 20 requests" in found.reason
+        what = "copies compared" if kind == "differences" else "requests of the candidate"
+        assert f"0 of 20 {what}" in found.reason
 
 
 def test_a_guard_that_does_not_count_shadows_says_so() -> None:

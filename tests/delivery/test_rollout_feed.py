@@ -18,6 +18,7 @@ from aura.delivery import decide as rules
 from aura.delivery import rollouts
 from aura.delivery.evidence import Tally
 from aura.delivery.observation import Observation
+from aura.delivery.odd import MOST, Odd
 from aura.delivery.split import Split
 from aura.delivery.status import Event, RolloutStatus, Seen, status_of
 from aura.delivery.turn import read_order, write_order
@@ -368,3 +369,18 @@ async def test_one_status_that_cannot_be_read_does_not_hide_the_others(
 def test_orders_come_back_as_they_were() -> None:
     found = read_order(7, write_order("hold", "ann", "a ☃", 1.0))
     assert (found.seq, found.order, found.by, found.reason) == (7, "hold", "ann", "a ☃")
+
+
+def test_copies_that_cannot_be_compared_and_fields_that_differ_are_said() -> None:
+    odd = Odd()
+    for field in ("$.a", "$.a", "$.b", "$.c", "$.d"):
+        odd.judge(observed(shadow=True, differences=(field,)), 0.0)
+    for _ in range(3):
+        odd.judge(observed(shadow=True, error="not compared: suppressed: no answer"), 0.0)
+    assert odd.notes() == (
+        "3 of 8 copies could not be compared (suppressed: no answer: 3). See: aura shadow report t",
+        "copies differ in $.a: 2, $.b: 1, $.c: 1 and 1 more. See: aura shadow report t",
+    )
+    for number in range(10 * MOST):
+        odd.judge(observed(shadow=True, differences=(f"$.x{number}",)), 0.0)
+    assert len(odd.fields) == MOST

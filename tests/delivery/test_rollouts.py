@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from aura.delivery.decide import ORDERS, Order
-from aura.delivery.plan import OnNotEnough, Pair
+from aura.delivery.plan import OnNotEnough, Pair, Plan
+from aura.delivery.rollout import Engine
 from aura.delivery.split import Hashing, Split
 from aura.engine import Retry
-from aura.errors import RolloutError, RunCancelled
+from aura.errors import NonDeterminism, RolloutError, RunCancelled
 from aura.store.base import AppendFeed
 from tests.delivery.rollout_kit import (
     PLAN,
@@ -386,6 +387,52 @@ async def test_a_rollout_that_cannot_be_watched_leaves_the_baseline() -> None:
         assert status.state == "rolled-back"
         assert story(status) == ["start", "advance", "rollback"]
         assert "the disk of the guard is full" in status.reason
+        assert (await split_of(app)).share("b") == 0
+
+
+async def test_a_version_with_one_more_setting_goes_on_with_the_rollouts_of_the_one_before(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = Engine._follow_plan
+
+    async def newer(self: Engine, plan: Plan, run: str) -> str:
+        return await followed(self, replace(plan, in_flight="pin", on_not_enough="extend"), run)
+
+    async with app_on(database) as app:
+        await app.rollouts.start(forever())
+        await app.rollouts.order("t", "advance")
+        await wait_for(app, lambda status: status.turn == 1)
+    monkeypatch.setattr(Engine, "_follow_plan", newer)
+    async with app_on(database) as app, traffic(app, failing={"b": 1.0}):
+        status = await ended(app)
+        assert story(status) == ["start", "advance", "rollback"]
+        assert (await split_of(app)).share("b") == 0
+
+
+async def test_a_rollout_that_nothing_moves_says_so(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with app_on(database) as app:
+        await app.rollouts.start(forever())
+        await app.rollouts.order("t", "advance")
+        moved = await wait_for(app, lambda status: status.turn == 1)
+        assert moved.notes == ()
+
+    async def another(self: Engine, plan: Plan, run: str) -> str:
+        raise NonDeterminism("the code has changed", hint="restore it")
+
+    monkeypatch.setattr(Engine, "_follow_plan", another)
+    async with app_on(database) as app:
+        status = await wait_for(app, lambda status: bool(status.notes))
+        assert status.state == "running"
+        (note,) = status.notes
+        assert "no guard watches: its run is failed. See why: aura runs show rollout-t-1" in note
+        assert "aura rollback t --reason" in note
+        assert [one.notes for one in await app.rollouts.all()] == [status.notes]
+        with pytest.raises(RolloutError, match=r"nothing moves rollout t.*aura rollback t"):
+            await app.rollouts.order("t", "rollback")
+        made = await app.rollouts.emergencies.force(["t"], reason="nobody watches", by="ann")
+        assert made
         assert (await split_of(app)).share("b") == 0
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from aura.clock import Clock
 from aura.delivery.channels import Channel
 from aura.delivery.status import RolloutStatus
-from aura.engine import Retry, Step, Workflow
+from aura.engine import Retry, Step, Workflow, own_step
 from aura.errors import AlertFailed, NonRetryable, StepFailed
 from aura.store.base import Store
 
@@ -65,10 +65,10 @@ class Alerts:
 
     def __init__(self) -> None:
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._tell_all)
-        self._gather: Step[..., Any] = Step(
+        self._gather: Step[..., Any] = own_step(
             self._with_evidence, name="gather", retry=_RETRY, idempotent=True
         )
-        self._deliver: Step[..., Any] = Step(deliver, name="deliver", retry=_RETRY)
+        self._deliver: Step[..., Any] = own_step(deliver, name="deliver", retry=_RETRY)
 
     def attach(self, store: Store, clock: Clock, start: Start) -> None:
         """Use this store, and this way to start runs, from now on."""

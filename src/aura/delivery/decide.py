@@ -527,9 +527,9 @@ def _missing(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
 
 def _lacks(plan: Plan, stage: Stage, evidence: Evidence) -> Iterator[str]:
     if evidence.requests < stage.min_requests:
-        yield f"{stage.min_requests - evidence.requests} more requests of the candidate"
+        yield f"{_more_of(stage.min_requests - evidence.requests, 'request')} of the candidate"
     if evidence.units < stage.min_units:
-        yield f"{stage.min_units - evidence.units} more units on the candidate"
+        yield f"{_more_of(stage.min_units - evidence.units, 'unit')} on the candidate"
     judgements = {judgement.guard: judgement for judgement in evidence.judgements}
     for guard in plan.guards:
         judgement = judgements.get(guard.kind)
@@ -538,6 +538,10 @@ def _lacks(plan: Plan, stage: Stage, evidence: Evidence) -> Iterator[str]:
                 yield f"a verdict of the guard {guard.kind}"
             elif judgement.verdict == "not-enough":
                 yield f"a verdict ({judgement.reason})"
+
+
+def _more_of(count: int, what: str) -> str:
+    return f"{count} more {what}" if count == 1 else f"{count} more {what}s"
 
 
 def _gates(plan: Plan, state: RolloutState, stage: Stage, now: float) -> Iterator[str]:

@@ -41,7 +41,7 @@ from aura.delivery.retirement import (
 )
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
-from aura.engine import Retry, Step, Workflow
+from aura.engine import Retry, Step, Workflow, own_step
 from aura.errors import (
     DecommissionError,
     EpochConflict,
@@ -108,17 +108,17 @@ class Decommissions:
     def __init__(self, alerts: Alerts) -> None:
         self._alerts = alerts
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._decommission)
-        self._gate: Step[..., Any] = Step(
+        self._gate: Step[..., Any] = own_step(
             self._until_passed, name="gate", retry=_RETRY, idempotent=True
         )
-        self._back_up: Step[..., Any] = Step(self._copied, name="back-up", retry=_RETRY)
-        self._disable: Step[..., Any] = Step(self._disabled, name="disable", retry=_RETRY)
-        self._watch: Step[..., Any] = Step(
+        self._back_up: Step[..., Any] = own_step(self._copied, name="back-up", retry=_RETRY)
+        self._disable: Step[..., Any] = own_step(self._disabled, name="disable", retry=_RETRY)
+        self._watch: Step[..., Any] = own_step(
             self._until_over, name="watch", retry=_RETRY, idempotent=True
         )
-        self._off: Step[..., Any] = Step(self._switched_off, name="switch-off", retry=_RETRY)
-        self._restore: Step[..., Any] = Step(self._restored, name="restore", retry=_RETRY)
-        self._archive: Step[..., Any] = Step(self._archived, name="archive", retry=_RETRY)
+        self._off: Step[..., Any] = own_step(self._switched_off, name="switch-off", retry=_RETRY)
+        self._restore: Step[..., Any] = own_step(self._restored, name="restore", retry=_RETRY)
+        self._archive: Step[..., Any] = own_step(self._archived, name="archive", retry=_RETRY)
 
     def attach(
         self,

@@ -378,7 +378,10 @@ def judge(state: GuardState, share: float) -> Judgement:
         text = "a shadow stage has none that count; it does not wait for this guard"
     elif sample < guard.min_sample:
         verdict = "not-enough"
-        text = f"{sample} of {guard.min_sample} requests of the candidate seen; {text}"
+        what = (
+            "copies compared" if guard.kind == "differences" else "requests of the candidate seen"
+        )
+        text = f"{sample} of {guard.min_sample} {what}; {text}"
     return Judgement(
         guard=guard.kind,
         verdict=verdict,

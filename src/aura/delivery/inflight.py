@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from aura.clock import Clock
 from aura.delivery.arms import Policy, version_of
 from aura.delivery.status import InFlight, RolloutStatus
-from aura.engine import Retry, Step
+from aura.engine import Retry, Step, own_step
 from aura.errors import EpochConflict
 from aura.store.base import (
     SETTLED,
@@ -72,13 +72,15 @@ class InFlightRuns:
 
     def __init__(self, forks: Forks | None) -> None:
         self._forks = forks
-        self._list: Step[..., Any] = Step(
+        self._list: Step[..., Any] = own_step(
             self._listed, name="in-flight", retry=_RETRY, idempotent=True
         )
-        self._fit: Step[..., Any] = Step(self._fitting, name="fit", retry=_RETRY, idempotent=True)
-        self._ask: Step[..., Any] = Step(self._asked, name="ask", retry=_RETRY)
-        self._settle: Step[..., Any] = Step(self._settled, name="settle", retry=_RETRY)
-        self._report: Step[..., Any] = Step(
+        self._fit: Step[..., Any] = own_step(
+            self._fitting, name="fit", retry=_RETRY, idempotent=True
+        )
+        self._ask: Step[..., Any] = own_step(self._asked, name="ask", retry=_RETRY)
+        self._settle: Step[..., Any] = own_step(self._settled, name="settle", retry=_RETRY)
+        self._report: Step[..., Any] = own_step(
             self._reported, name="report", retry=_RETRY, idempotent=True
         )
 

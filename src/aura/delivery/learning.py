@@ -41,7 +41,7 @@ from aura.delivery.policy import DAY, Policy, probabilities, tripping
 from aura.delivery.reward import Reward
 from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
-from aura.engine import Retry, Step, Workflow, continue_as_new, receive
+from aura.engine import Retry, Step, Workflow, continue_as_new, own_step, receive
 from aura.errors import CodecError, FlowError, PlanError, SignalTimeout, StepFailed
 from aura.stats.hashing import BUCKETS
 from aura.store.base import AppendFeed, FeedItem, PutDocument, Store, Writer
@@ -241,9 +241,9 @@ class Learning:
     def __init__(self, rollouts: Rollouts) -> None:
         self._rollouts = rollouts
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._learn)
-        self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
-        self._look: Step[..., Any] = Step(self._look_once, name="look", retry=_RETRY)
-        self._end: Step[..., Any] = Step(self._end_split, name="end", retry=_RETRY)
+        self._open: Step[..., Any] = own_step(self._open_split, name="open", retry=_RETRY)
+        self._look: Step[..., Any] = own_step(self._look_once, name="look", retry=_RETRY)
+        self._end: Step[..., Any] = own_step(self._end_split, name="end", retry=_RETRY)
 
     def open(self, store: Store, writer: Writer, clock: Clock, start: Any, run: Any) -> None:
         self._store, self._writer, self._clock = store, writer, clock

@@ -54,7 +54,7 @@ from aura.delivery.status import (
     status_of,
 )
 from aura.delivery.turn import Given, Leg, Mark, Turn, heard, judged_by_a_person, read_order, taken
-from aura.engine import Retry, Step, Workflow, receive
+from aura.engine import Retry, Step, Workflow, own_step, receive
 from aura.errors import (
     CodecError,
     EpochConflict,
@@ -81,13 +81,15 @@ class Engine:
     def __init__(self, aftermath: Aftermath) -> None:
         self._aftermath = aftermath
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._rollout)
-        self._begin: Step[..., Any] = Step(self._mark, name="begin", retry=_RETRY, idempotent=True)
-        self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
-        self._watch: Step[..., Any] = Step(
+        self._begin: Step[..., Any] = own_step(
+            self._mark, name="begin", retry=_RETRY, idempotent=True
+        )
+        self._open: Step[..., Any] = own_step(self._open_split, name="open", retry=_RETRY)
+        self._watch: Step[..., Any] = own_step(
             self._watch_stage, name="watch", retry=_RETRY, idempotent=True
         )
-        self._shift: Step[..., Any] = Step(self._shift_split, name="shift", retry=_RETRY)
-        self._leave: Step[..., Any] = Step(self._leave_split, name="leave", retry=_RETRY)
+        self._shift: Step[..., Any] = own_step(self._shift_split, name="shift", retry=_RETRY)
+        self._leave: Step[..., Any] = own_step(self._leave_split, name="leave", retry=_RETRY)
         self._live: dict[str, Live] = {}
 
     def attach(self, store: Store, writer: Writer, clock: Clock) -> None:

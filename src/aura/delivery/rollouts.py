@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aura.clock import Clock
@@ -29,7 +30,7 @@ from aura.delivery.status import RolloutStatus
 from aura.delivery.turn import write_order
 from aura.engine import Run, Workflow
 from aura.errors import CodecError, RolloutError, RunConflict, StoreUnavailable
-from aura.store.base import AppendFeed, PutDocument, Store, Sweep, Writer
+from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
 
@@ -38,6 +39,10 @@ _BUFFER = 100_000  # observations that wait for a database that is away
 _BATCH = 1_000  # observations that are written at once
 _PATIENCE = 5.0  # seconds for a worker to take up a new rollout
 _FEEDS = ("observations/", "orders/")  # of what is named so, old items may be deleted
+_UNMOVED = (
+    "See why: aura runs show {run}. Take the traffic back: aura rollback {split} --reason ... "
+    "Then release it and start the rollout again"
+)
 
 Start = Callable[..., Awaitable[Any]]
 Handle = Callable[[str], Run[Any]]
@@ -263,8 +268,8 @@ class Rollouts:
             raise _ended(status)
         if not await self.engine.is_alive(status.run):
             raise RolloutError(
-                f"nothing moves rollout {name}: its run has ended",
-                hint=f"See why with `aura runs show {status.run}`, and start the rollout again",
+                f"nothing moves rollout {name}: its run has ended or is parked",
+                hint=_UNMOVED.format(run=status.run, split=status.split),
             )
         return status
 
@@ -275,11 +280,20 @@ class Rollouts:
             raise RolloutError(
                 f"there is no rollout {name}", hint="Start it with: aura rollout start FILE"
             )
-        return RolloutStatus.from_json(document.body)
+        return await self._with_note(RolloutStatus.from_json(document.body))
+
+    async def _with_note(self, status: RolloutStatus) -> RolloutStatus:
+        """It says so when nothing moves the rollout any more, and no guard watches it."""
+        run = None if status.ended else await self._store.run(status.run)
+        if run is None or run.state not in SETTLED:
+            return status
+        hint = _UNMOVED.format(run=status.run, split=status.split)
+        told = f"nothing moves it and no guard watches: its run is {run.state}. {hint}"
+        return replace(status, notes=(told, *status.notes))
 
     async def all(self) -> list[RolloutStatus]:
         """All rollouts, by name."""
-        return await self.engine.statuses()
+        return [await self._with_note(status) for status in await self.engine.statuses()]
 
     async def sweep_plan(self, age: float) -> Sweep:
         """What may be deleted after so many seconds: not what a rollout under way still reads.

@@ -36,7 +36,7 @@ from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event
 from aura.delivery.trial_turn import Leg, Mark, Turn, read_order, taken
-from aura.engine import Retry, Step, Workflow
+from aura.engine import Retry, Step, Workflow, own_step
 from aura.errors import (
     CodecError,
     EpochConflict,
@@ -79,14 +79,18 @@ class Trials:
         self._desk = rollouts
         self.rollouts = rollouts.engine
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._experiment)
-        self._begin: Step[..., Any] = Step(self._mark, name="begin", retry=_RETRY, idempotent=True)
-        self._open: Step[..., Any] = Step(self._open_split, name="open", retry=_RETRY)
-        self._watch: Step[..., Any] = Step(
+        self._begin: Step[..., Any] = own_step(
+            self._mark, name="begin", retry=_RETRY, idempotent=True
+        )
+        self._open: Step[..., Any] = own_step(self._open_split, name="open", retry=_RETRY)
+        self._watch: Step[..., Any] = own_step(
             self._watch_feeds, name="watch", retry=_RETRY, idempotent=True
         )
-        self._shift: Step[..., Any] = Step(self._shift_split, name="shift", retry=_RETRY)
-        self._hand_over: Step[..., Any] = Step(self._start_rollout, name="hand-over", retry=_RETRY)
-        self._leave: Step[..., Any] = Step(self._leave_split, name="leave", retry=_RETRY)
+        self._shift: Step[..., Any] = own_step(self._shift_split, name="shift", retry=_RETRY)
+        self._hand_over: Step[..., Any] = own_step(
+            self._start_rollout, name="hand-over", retry=_RETRY
+        )
+        self._leave: Step[..., Any] = own_step(self._leave_split, name="leave", retry=_RETRY)
         self._live: dict[str, _Live] = {}
 
     def attach(self, store: Store, writer: Writer, clock: Clock) -> None:

@@ -7,7 +7,7 @@ from aura.engine.lent import borrow, here
 from aura.engine.queues import Queue, Queues
 from aura.engine.receive import receive
 from aura.engine.retry import Retry
-from aura.engine.step import Step, step
+from aura.engine.step import Step, own_step, step
 from aura.engine.subscriptions import Event
 from aura.engine.succession import continue_as_new
 from aura.engine.transaction import Transaction
@@ -31,6 +31,7 @@ __all__ = [
     "cancelled",
     "continue_as_new",
     "here",
+    "own_step",
     "receive",
     "step",
 ]

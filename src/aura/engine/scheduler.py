@@ -44,7 +44,7 @@ from aura.engine.schedule import (
     run_id,
     wake_at,
 )
-from aura.engine.step import Step
+from aura.engine.step import Step, own_step
 from aura.engine.succession import continue_as_new
 from aura.errors import CodecError, EpochConflict, ScheduleError
 from aura.store.base import (
@@ -135,12 +135,14 @@ class Scheduler:
     def __init__(self) -> None:
         self.turns = TURNS
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._run)
-        self._start: Step[..., Any] = Step(self._start_ticks, name="start", retry=_RETRY)
-        self._end: Step[..., Any] = Step(self._end_runs, name="end", retry=_RETRY)
-        self._look: Step[..., Any] = Step(
+        self._start: Step[..., Any] = own_step(self._start_ticks, name="start", retry=_RETRY)
+        self._end: Step[..., Any] = own_step(self._end_runs, name="end", retry=_RETRY)
+        self._look: Step[..., Any] = own_step(
             self._which_ended, name="look", retry=_RETRY, idempotent=True
         )
-        self._show: Step[..., Any] = Step(self._publish, name="show", retry=_RETRY, idempotent=True)
+        self._show: Step[..., Any] = own_step(
+            self._publish, name="show", retry=_RETRY, idempotent=True
+        )
 
     def attach(
         self,

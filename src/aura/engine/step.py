@@ -87,6 +87,27 @@ class Step(Generic[P, R]):
         return f"<step {self.name}>"
 
 
+class _Unmarked(Signature):
+    """One whose arguments are not compared on replay."""
+
+    def fingerprint(self, data: bytes) -> str:  # noqa: ARG002
+        return "own"
+
+
+def own_step(
+    function: Callable[..., Any], *, name: str, retry: Retry, idempotent: bool = False
+) -> Step[..., Any]:
+    """A step of a workflow that Aura itself is made of.
+
+    Its arguments follow from the run's input and its journal, so they are not compared on replay:
+    a version of Aura in which plans have one more setting goes on with the rollouts of the one
+    before, instead of parking them with their traffic where it is.
+    """
+    made: Step[..., Any] = Step(function, name=name, retry=retry, idempotent=idempotent)
+    made.signature = _Unmarked(function, made.signature.what)
+    return made
+
+
 class TransactionStep(Step[P, R]):
     """A step whose statements and journal entry are committed together, by Aura's own store.
 
