@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypedDict, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -85,17 +86,17 @@ class CatalogVersion:
 
     def to_json(self) -> bytes:
         """What is stored."""
-        return _VERSION.dump_json(self)
+        return _version().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> CatalogVersion:
         """What `to_json` wrote. Raises CatalogError."""
-        return _read(_VERSION, data, "a version of the catalog")
+        return _read(_version(), data, "a version of the catalog")
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON values, for people and programs."""
-        found: dict[str, Any] = _VERSION.dump_python(self, mode="json")
-        facts: dict[str, Any] = _FACTS.dump_python(self.facts, mode="json")
+        found: dict[str, Any] = _version().dump_python(self, mode="json")
+        facts: dict[str, Any] = _facts().dump_python(self.facts, mode="json")
         return {"name": self.name, **found, **facts}
 
 
@@ -135,12 +136,12 @@ class Cell:
 
     def to_json(self) -> bytes:
         """What is stored."""
-        return _CELL.dump_json(self)
+        return _cell().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Cell:
         """What `to_json` wrote. Raises CatalogError."""
-        return _read(_CELL, data, "a cell of the compatibility matrix")
+        return _read(_cell(), data, "a cell of the compatibility matrix")
 
     def overridden(self, override: Override) -> Cell:
         """With one more rollout that was started all the same; the last fifty are kept."""
@@ -177,7 +178,7 @@ class Compatibility:
         return {
             "old": self.old, "new": self.new, "inputs": self.inputs.plain(),
             "outputs": self.outputs.plain(), "runs": self.runs.plain(),
-            "overrides": _OVERRIDES.dump_python(self.overrides, mode="json"),
+            "overrides": _overrides().dump_python(self.overrides, mode="json"),
         }  # fmt: skip
 
 
@@ -217,8 +218,8 @@ def checked(about: Mapping[str, Any], what: str) -> Facts:
     for name in ("owner", "changelog"):
         line(about.get(name, ""), f"the {name} of {what}")
     try:
-        metadata = _METADATA.validate_python(about.get("metadata", {}), strict=True)
-        metadata = _METADATA.validate_json(_METADATA.dump_json(metadata))
+        metadata = _metadata().validate_python(about.get("metadata", {}), strict=True)
+        metadata = _metadata().validate_json(_metadata().dump_json(metadata))
     except ValueError as error:
         raise RegistrationError(
             f"the metadata of {what} cannot be kept: {str(error).splitlines()[0]}",
@@ -247,8 +248,26 @@ def _read(adapter: TypeAdapter[T], data: bytes, what: str) -> T:
         ) from error
 
 
-_VERSION = TypeAdapter(CatalogVersion)
-_FACTS = TypeAdapter(Facts)
-_CELL = TypeAdapter(Cell)
-_OVERRIDES = TypeAdapter(tuple[Override, ...])
-_METADATA = TypeAdapter(dict[str, Any])
+@cache
+def _version() -> TypeAdapter[CatalogVersion]:
+    return TypeAdapter(CatalogVersion)
+
+
+@cache
+def _facts() -> TypeAdapter[Facts]:
+    return TypeAdapter(Facts)
+
+
+@cache
+def _cell() -> TypeAdapter[Cell]:
+    return TypeAdapter(Cell)
+
+
+@cache
+def _overrides() -> TypeAdapter[tuple[Override, ...]]:
+    return TypeAdapter(tuple[Override, ...])
+
+
+@cache
+def _metadata() -> TypeAdapter[dict[str, Any]]:
+    return TypeAdapter(dict[str, Any])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -60,13 +61,13 @@ class ExperimentStatus:
 
     def to_json(self) -> bytes:
         """Compact JSON; the same status gives the same bytes."""
-        return _ADAPTER.dump_json(self)
+        return _adapter().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> ExperimentStatus:
         """Read what `to_json` wrote; unknown keys are ignored. Raises CodecError."""
         try:
-            return _ADAPTER.validate_json(data)
+            return _adapter().validate_json(data)
         except ValidationError as error:
             raise CodecError(
                 f"a stored experiment cannot be read: {error}",
@@ -75,11 +76,13 @@ class ExperimentStatus:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, for `--json` and the HTTP API."""
-        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return found
 
 
-_ADAPTER = TypeAdapter(ExperimentStatus)
+@cache
+def _adapter() -> TypeAdapter[ExperimentStatus]:
+    return TypeAdapter(ExperimentStatus)
 
 
 def evidence_of(findings: Findings) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -90,18 +91,20 @@ class Desired:
 
     def to_json(self) -> bytes:
         """What is stored."""
-        return _DESIRED.dump_json(self)
+        return _desired().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> Desired:
         """What `to_json` wrote. Raises CatalogError."""
         try:
-            return _DESIRED.validate_json(data)
+            return _desired().validate_json(data)
         except ValueError as error:
             raise CatalogError(f"a stored plan cannot be read: {error}") from error
 
 
-_DESIRED = TypeAdapter(Desired)
+@cache
+def _desired() -> TypeAdapter[Desired]:
+    return TypeAdapter(Desired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,11 +392,13 @@ def _refused(change: Change, reason: str) -> Change:
 def _shown_plan(one: Desired | None) -> dict[str, Any]:
     if one is None:
         return {}
-    body: dict[str, Any] = _PLAN.dump_python(one.plan, mode="json")
+    body: dict[str, Any] = _plan_adapter().dump_python(one.plan, mode="json")
     return {**body, "start": one.start, "incompatible": one.incompatible}
 
 
-_PLAN = TypeAdapter(Plan)
+@cache
+def _plan_adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
 
 
 def refused(found: Iterable[Change]) -> ConfigError | None:

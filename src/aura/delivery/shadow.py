@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -146,13 +147,13 @@ class ShadowReport:
 
     def to_json(self) -> bytes:
         """Compact JSON."""
-        return _ADAPTER.dump_json(self)
+        return _adapter().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> ShadowReport:
         """Read what `to_json` wrote. Raises CodecError."""
         try:
-            return _ADAPTER.validate_json(data)
+            return _adapter().validate_json(data)
         except ValidationError as error:
             raise CodecError(
                 f"a stored shadow report cannot be read: {error}",
@@ -160,7 +161,9 @@ class ShadowReport:
             ) from error
 
 
-_ADAPTER = TypeAdapter(ShadowReport)
+@cache
+def _adapter() -> TypeAdapter[ShadowReport]:
+    return TypeAdapter(ShadowReport)
 
 
 def add(report: ShadowReport, found: Finding, at: float, limits: Thresholds) -> ShadowReport:
@@ -259,7 +262,7 @@ def evidence(one: Field) -> float:
 
 def shown(report: ShadowReport, limits: Thresholds) -> dict[str, Any]:
     """A report as JSON values: fields with the real ones first, each with its rates."""
-    plain: dict[str, Any] = _ADAPTER.dump_python(report, mode="json")
+    plain: dict[str, Any] = _adapter().dump_python(report, mode="json")
     plain["fields"] = [
         {
             "field": path,

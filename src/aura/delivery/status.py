@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -154,13 +155,13 @@ class RolloutStatus:
 
     def to_json(self) -> bytes:
         """Compact JSON; the same status gives the same bytes."""
-        return _ADAPTER.dump_json(self)
+        return _adapter().dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> RolloutStatus:
         """Read what `to_json` wrote; unknown keys are ignored. Raises CodecError."""
         try:
-            return _ADAPTER.validate_json(data)
+            return _adapter().validate_json(data)
         except ValidationError as error:
             raise CodecError(
                 f"a stored rollout status cannot be read: {error}",
@@ -169,11 +170,13 @@ class RolloutStatus:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, for `--json` and the HTTP API."""
-        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        found: dict[str, Any] = _adapter().dump_python(self, mode="json")
         return found
 
 
-_ADAPTER = TypeAdapter(RolloutStatus)
+@cache
+def _adapter() -> TypeAdapter[RolloutStatus]:
+    return TypeAdapter(RolloutStatus)
 
 
 @dataclass(frozen=True, slots=True)
