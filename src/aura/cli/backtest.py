@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import RenderableType
+from rich.text import Text
 
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, note, one_line, print_json, show, table
+from aura.cli.output import clean, moment, note, one_line, print_json, show, styled, table
 from aura.cli.rollout import Named, rollout_name
 from aura.cli.rollout import rollout as rollout
 from aura.delivery.backtest import Backtest, Replay
@@ -49,8 +50,9 @@ def history(name: Named, database: Database = None, as_json: Json = False) -> No
     if as_json:
         print_json({"rollouts": [_plain(status) for status in found]})
         return
-    columns = ("=RUN", "=AT", "=WHAT", "BY", "REASON")
-    show(table(columns, (row for status in found for row in _events(status))))
+    for status in found:
+        show(Text.assemble((clean(status.run), "bold"), "  ", styled(status.state)))
+        show(table(("=AT (UTC)", "=WHAT", "BY", "REASON"), _events(status)))
 
 
 @rollout.command()
@@ -158,8 +160,8 @@ def _tell(found: Backtest, recorded: RolloutStatus | None, as_json: bool) -> Non
 
 def _events(status: RolloutStatus) -> Iterable[tuple[RenderableType, ...]]:
     for event in status.history:
-        when = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="seconds")
-        yield status.run, when, event.what, clean(event.by), one_line(event.reason, 110)
+        when = moment(datetime.fromtimestamp(event.at, UTC))
+        yield when, event.what, clean(event.by), one_line(event.reason, 200)
 
 
 def _plain(status: RolloutStatus) -> dict[str, Any]:
