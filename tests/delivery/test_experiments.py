@@ -6,6 +6,7 @@ import asyncio
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -16,7 +17,7 @@ from aura.delivery.layers import Layer
 from aura.delivery.observation import Observation
 from aura.delivery.plan import parse_plan
 from aura.delivery.split import Hashing, Split
-from aura.errors import CodecError, ExperimentError, RolloutError
+from aura.errors import CodecError, ExperimentError, RolloutError, StoreUnavailable
 from aura.store.base import AppendFeed
 from tests.delivery.experiment_kit import (
     EXPERIMENT,
@@ -28,6 +29,7 @@ from tests.delivery.experiment_kit import (
     wait_for,
 )
 from tests.delivery.rollout_kit import app_on
+from tests.engine.kit import until
 
 
 def forever(**changes: Any) -> Experiment:
@@ -399,3 +401,36 @@ async def test_folding_the_feed_again_finds_the_same(database: str) -> None:
 def test_an_assignment_is_a_value() -> None:
     one = Assignment("s", 1, "u", "a", True, 0.5)
     assert one == replace(one)
+
+
+async def test_two_first_assignments_at_once_follow_the_split_once(database: str) -> None:
+    async with app_on(database) as app:
+        await app.experiments.start(EXPERIMENT)
+        before = len(app.rollouts._followers)
+        await asyncio.gather(*(app.experiments.assign("shop", "u") for _ in range(5)))
+        assert len(app.rollouts._followers) == before + 1
+
+
+async def test_a_process_that_cannot_reach_the_database_assigns_the_baseline(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback may have happened that it cannot hear of."""
+    async with app_on(database) as app:
+        await app.experiments.start(EXPERIMENT)
+        units = [f"u{number}" for number in range(40)]
+        before = [await app.experiments.assign("shop", unit) for unit in units]
+        assert {one.arm for one in before} == {"a", "b"}
+        with monkeypatch.context() as broken:
+            away = AsyncMock(side_effect=StoreUnavailable("away"))
+            broken.setattr(app.store, "document", away)
+
+            async def fallen() -> bool:
+                found = [await app.experiments.assign("shop", unit) for unit in units]
+                return {(one.arm, one.enrolled) for one in found} == {("a", False)}
+
+            await until(fallen, timeout=60)
+
+        async def recovered() -> bool:
+            return [await app.experiments.assign("shop", unit) for unit in units] == before
+
+        await until(recovered, timeout=60)

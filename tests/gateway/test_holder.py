@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aura.delivery.holder import SplitHolder
 from aura.delivery.split import Arm, Split
 from aura.errors import ConfigError
 from aura.gateway.config import parse_gateway
-from aura.gateway.holder import SplitHolder
 
 
 class Hands:

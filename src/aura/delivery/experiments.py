@@ -15,7 +15,9 @@ from aura.clock import Clock
 from aura.delivery.conclude import ORDERS, Given, Order
 from aura.delivery.experiment import Experiment
 from aura.delivery.experiment_status import ExperimentStatus
+from aura.delivery.follower import PATIENCE
 from aura.delivery.forecast import Forecast, Traffic, forecast
+from aura.delivery.holder import SplitHolder
 from aura.delivery.layers import Layer
 from aura.delivery.observation import Observation
 from aura.delivery.pre_period import read_before
@@ -24,7 +26,8 @@ from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Split
 from aura.delivery.trial import WORKFLOW, Trials
 from aura.delivery.trial_turn import Mark, write_order
-from aura.errors import CodecError, ExperimentError, RunConflict
+from aura.engine import no_order_of_a_shadow
+from aura.errors import CodecError, ExperimentError, RunConflict, StoreUnavailable
 from aura.store.base import AppendFeed, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -58,7 +61,8 @@ class Experiments:
         self.rollouts = rollouts
         self.engine = Trials(rollouts)
         self.refused = 0
-        self._splits: dict[str, Split] = {}
+        self._splits: dict[str, SplitHolder] = {}
+        self._looked: dict[str, float] = {}
         self._followed: dict[str, Callable[[], None]] = {}
 
     def open(self, store: Store, writer: Writer, clock: Clock, start: Start) -> None:
@@ -67,6 +71,7 @@ class Experiments:
         self._clock = clock
         self._start = start
         self._splits = {}
+        self._looked = {}
         self._followed = {}
         self.engine.attach(store, writer, clock)
 
@@ -85,6 +90,7 @@ class Experiments:
         when its baseline is not what serves now, when its layer is full, and when no worker takes
         it up within 5 seconds; it then begins as soon as there is one.
         """
+        no_order_of_a_shadow(f"start experiment {experiment.name}")
         for status in await self.all():
             if status.split == experiment.split and await self.engine.under_way(status):
                 raise ExperimentError(
@@ -115,6 +121,7 @@ class Experiments:
 
         Raises ExperimentError when it is unknown or has ended, or has no such candidate.
         """
+        no_order_of_a_shadow(f"{order} experiment {name}")
         if order not in ORDERS:
             raise ExperimentError(f"there is no order {order!r}", hint=f"Use {', '.join(ORDERS)}")
         status = await self.status(name)
@@ -183,26 +190,53 @@ class Experiments:
     async def assign(self, split: str, unit: str) -> Assignment:
         """The arm of a unit, the same in every process that has heard of the split's epoch.
 
-        The first call reads the split, and from then on it is followed. Raises ExperimentError when
-        there is no such split, or the unit is empty.
+        The first call reads the split, and from then on it is followed. While an experiment moves
+        it and the database cannot be reached, its baseline is the answer: a rollback may have
+        happened. Raises ExperimentError when there is no such split, or the unit is empty.
         """
         if not unit:
             raise ExperimentError(
                 f"a unit of split {split} is {unit!r}", hint="Give the key of who is assigned"
             )
-        if split not in self._followed:
-            document = await self._store.document("split", split)
-            if document is None:
-                raise ExperimentError(
-                    f"there is no split {split}",
-                    hint="It is made when a rollout or an experiment of it starts",
-                )
-            self._hear(Split.from_json(document.body))
-            self._followed[split] = self.rollouts.follow(split, self._hear)
-        now = self._splits[split]
+        holder = self._splits.get(split) or await self._follow(split)
+        if holder.lapsed:
+            await self._look(split, holder)
+        now, lapsed = cast("Split", holder.current), holder.lapsed
         arm = now.assign(unit)
-        enrolled = now.gate is None or now.gate.admits(unit)
+        enrolled = not lapsed and (now.gate is None or now.gate.admits(unit))
         return Assignment(split, now.epoch, unit, arm, enrolled, now.share(arm))
+
+    async def _follow(self, split: str) -> SplitHolder:
+        began = self._clock.monotonic()
+        document = await self._store.document("split", split)
+        if document is None:
+            raise ExperimentError(
+                f"there is no split {split}",
+                hint="It is made when a rollout or an experiment of it starts",
+            )
+        if split in self._splits:  # another call was faster
+            return self._splits[split]
+        holder = SplitHolder(Split.from_json(document.body), clock=self._clock)
+        holder.confirm(document.epoch, began)
+        self._splits[split] = holder
+        self._followed[split] = self.rollouts.follow(split, holder.offer, holder.confirm)
+        return holder
+
+    async def _look(self, split: str, holder: SplitHolder) -> None:
+        """Nobody has confirmed it: the database is away, or this process was busy. Not too often:
+        whoever assigns waits for it."""
+        began = self._clock.monotonic()
+        if began - self._looked.get(split, -math.inf) < _POLL:
+            return
+        self._looked[split] = began
+        try:
+            async with asyncio.timeout(PATIENCE):
+                document = await self._store.document("split", split)
+        except (StoreUnavailable, TimeoutError):
+            return  # whoever follows the split says so
+        if document is not None:
+            holder.offer(Split.from_json(document.body))
+            holder.confirm(document.epoch, began)
 
     def observe(
         self,
@@ -216,7 +250,7 @@ class Experiments:
         blocks. Raises CodecError for numbers that are not finite; they are counted."""
         try:
             found = {name: _number(name, value) for name, value in (metrics or {}).items()}
-            baseline = self._splits[assignment.split].baseline
+            baseline = cast("Split", self._splits[assignment.split].current).baseline
             share = assignment.share if assignment.arm != baseline else 1 - assignment.share
             one = Observation(
                 assignment.split, assignment.epoch, assignment.arm, assignment.unit,
@@ -254,11 +288,6 @@ class Experiments:
                 hint="Give the name of the experiment",
             )
         return name
-
-    def _hear(self, split: Split) -> None:
-        known = self._splits.get(split.name)
-        if known is None or split.epoch >= known.epoch:
-            self._splits[split.name] = split
 
     async def _end_of(self, feed: str) -> int:
         """The number of the feed's last item: an empty append tells it."""

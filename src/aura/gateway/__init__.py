@@ -12,6 +12,7 @@ gateway = Gateway(
 uvicorn.Server(server_config(gateway, port=8080)).run()
 """
 
+from aura.delivery.holder import SplitHolder
 from aura.gateway.adapters import Adapter, PlainAdapter, RunInfo, WorkflowRunner, WorkflowTarget
 from aura.gateway.build import build_holders, build_targets, server_config
 from aura.gateway.config import (
@@ -25,7 +26,6 @@ from aura.gateway.config import (
     parse_gateway,
 )
 from aura.gateway.diff import Difference, Rules, diff_json
-from aura.gateway.holder import SplitHolder
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.proxy import Counters, Gateway
 from aura.gateway.targets import Answer, Request, Target

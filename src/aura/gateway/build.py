@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import uvicorn
 
 from aura.clock import Clock
+from aura.delivery.holder import SplitHolder
 from aura.errors import ConfigError
 from aura.gateway.adapters import WorkflowRunner, WorkflowTarget, load_adapter
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import GatewayConfig, HttpSpec, WorkflowSpec
-from aura.gateway.holder import SplitHolder
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.targets import Target
 

@@ -46,13 +46,13 @@ from typing import Any
 
 import yaml
 
+from aura.delivery.holder import FRESHNESS
 from aura.delivery.plan import Plan
 from aura.delivery.shadow import Thresholds
 from aura.errors import ConfigError
 from aura.gateway.contract import ContractSpec
 from aura.gateway.diff import NO_RULES, Pattern, Rules
 from aura.gateway.headers import OWN
-from aura.gateway.holder import FRESHNESS
 from aura.gateway.http_target import Limits, parse_url
 from aura.gateway.numbers import NumberSource
 from aura.gateway.shadow import ShadowLimits

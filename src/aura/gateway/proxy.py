@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from aura.clock import Clock
+from aura.delivery.holder import Known, SplitHolder
 from aura.delivery.observation import Observation
 from aura.delivery.shadows import ShadowDesk
 from aura.delivery.split import Split
@@ -36,7 +37,6 @@ from aura.gateway.headers import (
     refuse_version,
     wants_upgrade,
 )
-from aura.gateway.holder import Known, SplitHolder
 from aura.gateway.numbers import numbers_of
 from aura.gateway.race import Attempt, Race, attempt, discard, race, within
 from aura.gateway.respond import Copy, Dates, Responder

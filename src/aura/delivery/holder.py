@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from aura.clock import Clock
 from aura.delivery.split import Split
 
-log = logging.getLogger("aura.gateway")
+log = logging.getLogger("aura.delivery")
 
 FRESHNESS = 2.0
 """Seconds for which a split that is being moved is obeyed without a confirmation."""
