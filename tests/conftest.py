@@ -27,7 +27,11 @@ _LONGEST = ("crash", "chaos", "e2e")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that two processes end together."""
-    items.sort(key=lambda item: not set(_LONGEST) & set(item.path.parts))
+    items.sort(key=lambda item: not (set(_LONGEST) & set(item.path.parts) or _kills(item.path)))
+
+
+def _kills(path: Path) -> bool:
+    return "crashes" in path.name
 
 
 class PostgresServer:
