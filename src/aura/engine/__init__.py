@@ -7,6 +7,7 @@ from aura.engine.lent import borrow, here
 from aura.engine.queues import Queue, Queues
 from aura.engine.receive import receive
 from aura.engine.retry import Retry
+from aura.engine.shadow import no_order_of_a_shadow
 from aura.engine.step import Step, own_step, step
 from aura.engine.subscriptions import Event
 from aura.engine.succession import continue_as_new
@@ -31,6 +32,7 @@ __all__ = [
     "cancelled",
     "continue_as_new",
     "here",
+    "no_order_of_a_shadow",
     "own_step",
     "receive",
     "step",

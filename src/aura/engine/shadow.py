@@ -12,6 +12,7 @@ whose request it got a copy of, its **baseline** ("" for none). Whatever it star
     event, signal, cancel, requeue  nothing: nobody waits for more than that it was accepted
     app.transaction() in a step     what its statements give; it is rolled back at its end
     update, fork                    the run ends there
+    order to rollouts and the like  the run ends there
 
 Idempotent steps run. `aura.now()`, `random()` and `uuid()` give what they gave the baseline, so
 that arguments made of them are the same. A run that ends where nothing answers is cancelled with
@@ -65,6 +66,7 @@ _CALL = Literal[
     "fork",
     "reward",
     "transaction",
+    "order",
 ]
 _Answer = Literal["baseline", "stub", "nothing", "none"]
 
@@ -74,7 +76,7 @@ class Suppressed:
     """One effect of a shadow run that was not made.
 
     `what` is "step", "compensation", "event", "signal", "cancel", "requeue", "update", "fork",
-    "reward" or "transaction";
+    "reward", "transaction" or "order";
     `name` the step's, topic's or signal's; `arguments` its decoded input. `answer` says where the
     run got its answer: "baseline", "stub", "nothing" (it needs none) or "none" (it ended there).
     """
@@ -224,7 +226,7 @@ class Shadow:
 
     def tell(self, key: str, what: _CALL, name: str, data: bytes) -> None:
         """Something that it would tell a run that is no shadow."""
-        if what in ("update", "fork"):
+        if what in ("update", "fork", "order"):
             self._end(key, what, name, data)
         self._note(key, what, name, "nothing", data)
 
@@ -313,6 +315,17 @@ def held_transaction() -> bool:
         return False
     shadow.tell(f"{current.key}/transaction", "transaction", "app.transaction", to_json(None))
     return True
+
+
+def no_order_of_a_shadow(name: str) -> None:
+    """End the shadow run whose code gives an order that changes what runs, such as "start rollout
+    x": nothing of that is done. Others go on. Raises EffectSuppressed."""
+    current = scope.get()
+    shadow = None if current is None else current.execution.shadow
+    if current is None or shadow is None:
+        return
+    key = current.key("order") if isinstance(current, Lane) else f"{current.key}/order"
+    shadow.tell(key, "order", name, to_json(None))
 
 
 def inherited(place: Placement | None, run_id: str) -> tuple[Placement | None, str]:
