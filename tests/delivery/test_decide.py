@@ -33,6 +33,7 @@ from aura.delivery.decide import (
 from aura.delivery.evidence import Evidence
 from aura.delivery.guard import Judgement, Kind, Verdict
 from aura.delivery.plan import OnNotEnough, OnTrip, Pair, Plan, parse_plan
+from aura.delivery.spans import span
 from aura.delivery.split import Arm, Split
 from aura.delivery.windows import Window
 from aura.errors import RolloutError
@@ -458,3 +459,15 @@ def test_weights_rise_or_fall_back(
         if was.status == "rolled-back":
             assert new == 0
         weight = new
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        *((0.25, "0.2 s"), (600.0, "600.0 s"), (3599.0, "3599.0 s"), (3600.0, "1 h")),
+        *((86_391.8, "1 d"), (90_060.0, "1 d 1 h 1 min"), (28 * 86_400.0, "28 d")),
+        *((math.inf, "inf s"), (math.nan, "nan s"), (-5.0, "-5.0 s")),
+    ],
+)
+def test_lengths_of_time_are_readable(seconds: float, told: str) -> None:
+    assert span(seconds, ".1f") == told

@@ -150,6 +150,11 @@ def _show(one: dict[str, Any]) -> None:
     _counts("VIOLATION OF THE CONTRACT", one["violations"])
     _counts("NOT COMPARED", one["reasons"])
     _counts("NOT SENT", one["skipped"])
+    if "suppressed: no answer" in one["reasons"]:
+        note(
+            "Without an answer a shadow run ends at an effect. Say @step(idempotent=True) where it "
+            "may really be called, or give @step(shadow=...) what stands in for it."
+        )
     if one["dropped"]:
         note(f"{one['dropped']:,} more are left out: a report has so many fields at most.")
 

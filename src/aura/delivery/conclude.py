@@ -36,6 +36,7 @@ from typing import Literal
 from aura.delivery.analysis import Comparison, Findings
 from aura.delivery.decide import Continue, Hold
 from aura.delivery.experiment import Experiment
+from aura.delivery.spans import span
 
 Status = Literal[
     "running", "held", "won", "harmed", "no-effect", "not-enough", "invalid", "stopped"
@@ -206,7 +207,7 @@ def _no_effect(experiment: Experiment, state: ExperimentState, findings: Finding
 
 
 def _overdue(experiment: Experiment, findings: Findings, missing: str) -> Hold | End:
-    after_all = f"not enough evidence after {experiment.max_time:g} s"
+    after_all = f"not enough evidence after {span(experiment.max_time)}"
     if not _arrived(experiment, findings):
         return Hold(f"{after_all}: {_never(experiment)}")
     reason = f"{after_all}: {missing}" if missing else after_all
@@ -219,7 +220,7 @@ def _missing(
     if not _arrived(experiment, findings):
         yield f"the metric {experiment.primary.name}: {_never(experiment)}"
     if elapsed < experiment.min_time:
-        yield f"{experiment.min_time - elapsed:.1f} s more"
+        yield f"{span(experiment.min_time - elapsed, '.1f')} more"
     for arm in state.live(experiment):
         one = findings.primary(arm)
         few = experiment.min_units - min(one.units, one.baseline_units)

@@ -58,6 +58,7 @@ from aura.delivery.approval import ApprovalRule, Said
 from aura.delivery.evidence import Evidence
 from aura.delivery.guard import Judgement
 from aura.delivery.plan import Pair, Plan, Stage
+from aura.delivery.spans import span
 from aura.delivery.windows import waits_for
 from aura.errors import RolloutError
 from aura.stats.hashing import BUCKETS
@@ -409,7 +410,7 @@ def _descent(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
     missing = [_labelled(plan, one, text) for one in evidence.all for text in _unhealthy(plan, one)]
     elapsed = _elapsed(state, now)
     if elapsed < rule.min_time:
-        missing.append(f"{rule.min_time - elapsed:.1f} s more in the step")
+        missing.append(f"{span(rule.min_time - elapsed, '.1f')} more in the step")
     if not missing:
         shown = "; ".join(
             _labelled(plan, one, health.reason) for one in evidence.all for health in one.health
@@ -418,7 +419,7 @@ def _descent(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
     waits = f"at {weight:.2%} it is not healthy yet: {', '.join(missing)}"
     if elapsed < rule.max_time:
         return Continue(waits)
-    overdue = f"after {rule.max_time:g} s {waits}"
+    overdue = f"after {span(rule.max_time)} {waits}"
     step = rule.below(weight)
     return Rollback(overdue, state.guard) if step is None else Descend(step, overdue, state.guard)
 
@@ -485,7 +486,7 @@ def _onward(
         late = _elapsed(state, now) >= stage.max_time and not again
         if not late:
             return Continue(f"{again}{waits}")
-        return _overdue(plan, f"not enough evidence after {stage.max_time:g} s: {waits}")
+        return _overdue(plan, f"not enough evidence after {span(stage.max_time)}: {waits}")
     gates = list(_gates(plan, state, stage, now))
     if gates:
         waits = f"stage {stage.name} has its evidence and waits for {', '.join(gates)}"
@@ -501,7 +502,7 @@ def _gated(plan: Plan, state: RolloutState, stage: Stage, waits: str, now: float
     if state.asked_at is None:
         return Ask(waits)
     if rule.timeout is not None and now - state.asked_at >= rule.timeout:
-        return _overdue(plan, f"not approved within {rule.timeout:g} s: {waits}")
+        return _overdue(plan, f"not approved within {span(rule.timeout)}: {waits}")
     return Continue(waits)
 
 
@@ -522,7 +523,7 @@ def _missing(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
             yield _labelled(plan, one, text)
     elapsed = _elapsed(state, now)
     if elapsed < stage.min_time:
-        yield f"{stage.min_time - elapsed:.1f} s more in the stage"
+        yield f"{span(stage.min_time - elapsed, '.1f')} more in the stage"
 
 
 def _lacks(plan: Plan, stage: Stage, evidence: Evidence) -> Iterator[str]:

@@ -39,6 +39,7 @@ from aura.delivery.retirement import (
     refuse_retired,
     retirements,
 )
+from aura.delivery.spans import span
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.engine import Retry, Step, Workflow, own_step
@@ -273,7 +274,7 @@ class Decommissions:
         now = self._clock.now()
         way = "served for" if plan.policy == "serve" else "told that it is gone, finally in"
         one = Endpoint(path, "grace", now, now + plan.grace)
-        await self._turn(plan, run, one, f"{path}: callers are {way} {plan.grace:g} s")
+        await self._turn(plan, run, one, f"{path}: callers are {way} {span(plan.grace)}")
 
     async def _until_over(self, plan: Decommission, run: str, path: str) -> bool:
         """Whether the grace of an endpoint is over; False when an order to undo came first."""

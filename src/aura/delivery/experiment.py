@@ -43,6 +43,7 @@ from aura import yamlnodes
 from aura.delivery.guard import Guard
 from aura.delivery.hashed import hashing_of, untellable
 from aura.delivery.plan import Plan, PlanFlaw, guards_of, parse_plan
+from aura.delivery.spans import span
 from aura.delivery.split import Arm, Hashing
 from aura.errors import PlanError, SplitError
 from aura.stats.hashing import BUCKETS
@@ -218,7 +219,7 @@ def _setting_flaws(one: Experiment) -> Iterator[PlanFlaw]:
         )
     if one.max_time < one.min_time:
         yield PlanFlaw(
-            f"max_time ({one.max_time:g} s) is shorter than min_time ({one.min_time:g} s)",
+            f"max_time ({span(one.max_time)}) is shorter than min_time ({span(one.min_time)})",
             where=("max_time",),
             hint="raise max_time or lower min_time",
         )
@@ -256,8 +257,8 @@ def _metric_flaws(one: Experiment) -> Iterator[PlanFlaw]:
             yield PlanFlaw(f"the metric {metric.name} stands twice", where=where, hint="remove one")
         if metric.horizon > one.max_time:
             yield PlanFlaw(
-                f"the horizon of {metric.name} ({metric.horizon:g} s) is longer than max_time "
-                f"({one.max_time:g} s)",
+                f"the horizon of {metric.name} ({span(metric.horizon)}) is longer than max_time "
+                f"({span(one.max_time)})",
                 where=where,
                 hint="no unit's value would ever be final; raise max_time",
             )

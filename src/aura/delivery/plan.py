@@ -45,6 +45,7 @@ from aura.delivery.channels import Channel, read_channels
 from aura.delivery.descent import DESCENT, Descent, descent_of
 from aura.delivery.guard import KINDS, OPTIONS, Guard
 from aura.delivery.hashed import hashing_of, untellable
+from aura.delivery.spans import span
 from aura.delivery.split import Hashing
 from aura.delivery.windows import Window, window_of
 from aura.errors import ConfigError, PlanError
@@ -239,8 +240,8 @@ def _stage_flaws(stages: tuple[Stage, ...]) -> Iterator[PlanFlaw]:
             )
         if stage.max_time < stage.min_time:
             yield PlanFlaw(
-                f"max_time of stage {stage.name} ({stage.max_time:g} s) is shorter than its "
-                f"min_time ({stage.min_time:g} s)",
+                f"max_time of stage {stage.name} ({span(stage.max_time)}) is shorter than its "
+                f"min_time ({span(stage.min_time)})",
                 where=where,
                 hint="raise max_time or lower min_time",
             )
