@@ -14,6 +14,7 @@ import pytest
 
 from aura import Aura, Config
 from aura.errors import ConfigError, StoreUnavailable, TokenError
+from aura.gateway.headers import Origin, for_target
 from aura.server import tokens
 from aura.server.limits import FREE_GUESSES, LONGEST_LOCK, MOST_ADDRESSES, Guesses, Rates
 from aura.server.serving import Serving, build
@@ -216,6 +217,16 @@ async def test_other_hosts_need_a_token_first() -> None:
         await app.committer.submit(PutDocument(tokens.KIND, made.id, body.encode()))
         with pytest.raises(ConfigError, match="no token yet"):
             await require_token(app, "0.0.0.0")
+
+
+def test_the_gateway_keeps_tokens_to_itself() -> None:
+    origin = Origin("192.0.2.1", "http")
+    ours = (b"authorization", b"Bearer aura_0123456789ab_" + b"x" * 43)
+    theirs = (b"authorization", b"Bearer of good news")
+    passed = for_target([ours, theirs, (b"x-user", b"u")], origin)
+    assert [one for one in passed if one[0] in (b"authorization", b"x-user")] == [
+        theirs, (b"x-user", b"u"),
+    ]  # fmt: skip
 
 
 # -- limits, pure --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ Pairs = Sequence[tuple[bytes, bytes]]
 PairList = list[tuple[bytes, bytes]]
 
 OWN = b"x-aura-"
+_TOKEN = re.compile(rb"\baura_[0-9a-f]{12}_")
 VIA = (b"via", b"1.1 aura")
 
 HOP_BY_HOP = frozenset(  # RFC 9110 7.6.1, and the proxy's own authentication (11.7)
@@ -73,11 +75,18 @@ def end_to_end(headers: Pairs) -> PairList:
     ]
 
 
+def _is_ours(name: bytes, content: bytes) -> bool:
+    """Whether it is a token of Aura's own API, which is no target's business."""
+    return name == b"authorization" and _TOKEN.search(content) is not None
+
+
 def for_target(headers: Pairs, origin: Origin) -> PairList:
     """A client's fields as they go on to any target; Host and the length are the target's part."""
     kept = end_to_end(headers)
     result = [
-        (name, content) for name, content in kept if name not in REWRITTEN and name not in FORWARDED
+        (name, content)
+        for name, content in kept
+        if name not in REWRITTEN and name not in FORWARDED and not _is_ours(name, content)
     ]
     host = value(headers, b"host") or b""
     trail = origin.address.encode("latin-1", "replace")

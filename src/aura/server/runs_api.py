@@ -25,6 +25,7 @@ from aura.server.operations import MOST_RUNS, ForkView
 from aura.server.problems import Refused, described
 from aura.server.starting import ResultView, Start, result_of, start_run
 from aura.server.views import RunDetail, RunList, RunView
+from aura.store.base import Priority, RunState
 
 LONGEST_WAIT = 60.0
 """Seconds that an answer or a result is waited for at most; it may be asked for again."""
@@ -43,6 +44,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Nothing(Body):
+    """An order that needs no more words: `{}`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+
 class StartBody(Body):
     """A run to start. `input` has the workflow's arguments by name; `version` may be a range; times
     are in seconds from now. The same `id` with the same input is the same run."""
@@ -58,7 +65,7 @@ class StartBody(Body):
     id: str | None = None
     queue: str | None = None
     key: str | None = None
-    priority: str = "normal"
+    priority: Priority = "normal"
     delay: Seconds | None = None
     deadline: Seconds | None = None
 
@@ -70,7 +77,7 @@ class SignalBody(Body):
         json_schema_extra={"examples": [{"payload": {"ok": True}, "priority": "critical"}]}
     )
     payload: Any = None
-    priority: str = "normal"
+    priority: Priority = "normal"
     deadline: Seconds | None = None
     id: str | None = None
 
@@ -103,7 +110,7 @@ class BulkBody(Body):
     )
     action: Action
     ids: Annotated[list[str], Field(max_length=MOST)] = []
-    state: str | None = None
+    state: RunState | None = None
     workflow: str | None = None
     limit: Annotated[int, Field(ge=1, le=MOST)] = MOST
     cursor: str | None = None
@@ -125,7 +132,7 @@ def _lists(router: APIRouter, app: Aura) -> None:
     @router.get("/runs", name="runs list", openapi_extra=needs("viewer", "body"), responses=READS)
     async def list_runs(
         request: Request,
-        state: str | None = None,
+        state: RunState | None = None,
         workflow: str | None = None,
         limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
         cursor: str | None = None,
@@ -257,7 +264,7 @@ def _orders(router: APIRouter, app: Aura) -> None:
         "/runs/{run_id:segment}/cancel", name="runs cancel",
         openapi_extra=needs("operator", "run"), responses=CHANGES,
     )  # fmt: skip
-    async def cancel(request: Request, run_id: RunId) -> RunView:
+    async def cancel(request: Request, run_id: RunId, _: Nothing) -> RunView:
         """Ask the run to stop; its code may clean up first."""
         messages.note_change("cancel of", run_id, by(caller_of(request)))
         return await operations.cancel_run(app, run_id)
@@ -266,7 +273,7 @@ def _orders(router: APIRouter, app: Aura) -> None:
         "/runs/{run_id:segment}/requeue", name="runs requeue",
         openapi_extra=needs("operator", "run"), responses=CHANGES,
     )  # fmt: skip
-    async def requeue(request: Request, run_id: RunId) -> RunView:
+    async def requeue(request: Request, run_id: RunId, _: Nothing) -> RunView:
         """Let a parked run go on."""
         return await messages.requeue_run(app, run_id, by(caller_of(request)))
 
@@ -274,7 +281,7 @@ def _orders(router: APIRouter, app: Aura) -> None:
         "/runs/{run_id:segment}/retry", name="runs retry",
         openapi_extra=needs("operator", "run"), responses=CHANGES,
     )  # fmt: skip
-    async def retry(request: Request, run_id: RunId) -> RunView:
+    async def retry(request: Request, run_id: RunId, _: Nothing) -> RunView:
         """Try again what failed: the run that goes on, which is a fork if this one has ended."""
         return await messages.retry_run(app, run_id, by(caller_of(request)))
 

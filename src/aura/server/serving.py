@@ -36,6 +36,7 @@ from aura.server.api import API, build_api
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
+from aura.server.runs_api import READS
 from aura.store.base import RunFilter
 
 log = logging.getLogger("aura.server")
@@ -113,7 +114,7 @@ class Serving:
         self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
         self.metrics = Metrics(app)
         measured = metrics_route(self.metrics, GuardedRoute)
-        self.api.include_router(measured)
+        self.api.include_router(measured, responses=READS)
         self.api.include_router(measured, prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
         self._worker = worker

@@ -1,0 +1,139 @@
+"""Requests made up from the OpenAPI document: whatever is sent, answers are documented and no
+fault of the server. The same requests every time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import schemathesis
+import uvicorn
+from hypothesis import HealthCheck, Phase, given, settings
+
+from aura.gateway import server_config
+from aura.server import limits
+from aura.server.api import openapi_of
+from aura.server.limits import Rates
+from aura.server.serving import Serving, build
+from aura.server.tokens import create
+from tests.server import reference
+from tests.server.kit import make_app
+from tests.server.test_authorisation import ROUTES
+
+EXAMPLES = 6
+"""Requests per route that fit the document, and as many that do not."""
+
+# Which names and cursors exist the document cannot say, and unknown query parameters are ignored.
+UNDECIDABLE = [
+    schemathesis.checks.positive_data_acceptance,
+    schemathesis.checks.negative_data_rejection,
+]
+SCHEMA = schemathesis.openapi.from_dict(openapi_of(build(make_app()).api))
+OPERATIONS: dict[tuple[str, str], Any] = {
+    (one.method.upper(), one.path): one
+    for one in (cast("Any", found).ok() for found in SCHEMA.get_all_operations())
+}
+
+
+class Server:
+    """A server in a thread of its own, with a run that has ended: the one of the examples."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(limits, "FREE_GUESSES", 1_000_000)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.token = ""
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        assert self._ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(60)
+        self._listener.close()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        serving: Serving = build(make_app())
+        for middleware in serving.api.user_middleware:
+            middleware.kwargs["rates"] = Rates(rate=1e6, burst=1e6)
+        async with serving:
+            app = serving.app
+            await (await app.start("research", "durable", id="doc-17")).result(60)
+            _, self.token = await create(app, "tester", "admin")
+            config = server_config(serving)
+            config.lifespan = "off"
+            server = uvicorn.Server(config)
+            running = asyncio.create_task(server.serve(sockets=[self._listener]))
+            self._ready.set()
+            await self._stop.wait()
+            server.should_exit = True
+            await running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch, Server(patch) as running:
+        yield running
+
+
+def test_the_document_has_every_route() -> None:
+    shown = {(method, path) for method, path in ROUTES if path != "/api/v1/metrics"}
+    assert set(OPERATIONS) == shown | {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+def test_bodies_have_examples() -> None:
+    for body in ("StartBody", "SignalBody", "UpdateBody", "ForkBody", "BulkBody"):
+        assert SCHEMA.raw_schema["components"]["schemas"][body]["examples"]
+
+
+@pytest.mark.parametrize("route", list(OPERATIONS), ids=" ".join)
+def test_answers_are_as_documented(server: Server, route: tuple[str, str]) -> None:
+    modes = schemathesis.GenerationMode
+    operation = OPERATIONS[route]
+    _try(server, operation, modes.POSITIVE)
+    if operation.path_parameters or operation.query or operation.body:  # there is what to get wrong
+        _try(server, operation, modes.NEGATIVE)
+
+
+def _try(server: Server, operation: Any, mode: Any) -> None:
+    @settings(
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+        phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def probe(case: Any) -> None:
+        case.call_and_validate(
+            base_url=server.url,
+            headers={"Authorization": f"Bearer {server.token}"},
+            excluded_checks=UNDECIDABLE,
+        )
+
+    probe()
+
+
+def test_a_port_that_speaks_nonsense_is_answered_or_closed(server: Server) -> None:
+    port = int(server.url.rpartition(":")[2])
+    for sent in (b"\x00\xff" * 50 + b"\r\n\r\n", b"GET /\xff HTTP/9.9\r\n\r\n"):
+        with closing(socket.create_connection(("127.0.0.1", port), 60)) as connection:
+            answer = b""
+            with suppress(ConnectionResetError):
+                connection.sendall(sent)
+                answer = connection.recv(1_000)
+            assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+
+
+def test_the_reference_is_current() -> None:
+    page = Path(__file__).parents[2] / "docs" / "api.md"
+    assert page.read_text() == reference.text(), "run: python -m tests.server.reference"
