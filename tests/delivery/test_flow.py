@@ -62,6 +62,7 @@ async def test_the_choice_is_in_the_journal_and_in_the_log(database: str) -> Non
         assert (line.kind, line.arm, line.run, line.value) == ("choice", taken, run.id, 0.5)
         entry = (await app.store.journal(run.id))[0]
         assert entry.key == "0/choose:strategy#1"
+        assert await app.flows.names() == ["strategy"]
 
 
 async def test_rewards_may_come_late_and_are_learnt_from(database: str) -> None:

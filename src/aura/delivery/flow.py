@@ -193,6 +193,7 @@ async def _draw(
             now + policy.horizon, policy.overdue, context, tells=tells,
         )  # fmt: skip
         await flows.write(name, line)
+        await flows.introduce(name)
     return Drawn(chosen.arm, chosen.probability, dict(chosen.probabilities), where.call)
 
 
@@ -277,6 +278,13 @@ class Flows:
         payloads = tuple(line.to_json() for line in lines)
         await self._writer.submit(AppendFeed(CHOICES + name, payloads))
 
+    async def introduce(self, name: str) -> None:
+        """See to it that a choice is among the names from its first line on."""
+        known = self._known.setdefault(name, _Known())
+        if not known.epoch:
+            async with known.lock:
+                await self._keep(name, known)
+
     async def names(self) -> list[str]:
         """The choices that have been made so far, by name."""
         return sorted(document.name for document in await self._store.documents("flow"))
@@ -332,7 +340,8 @@ class Flows:
                     await self._load(name, known)
                 await self._fold(name, known)
                 known.read_at = now
-                await self._keep(name, known)
+                if known.position:
+                    await self._keep(name, known)
         return known
 
     async def _load(self, name: str, known: _Known) -> None:
@@ -376,7 +385,7 @@ class Flows:
 
     async def _keep(self, name: str, known: _Known) -> None:
         """Keep a snapshot now and then, and once at first, so that the choice is in the list."""
-        if not known.position or (known.epoch and known.position - known.kept < _SNAPSHOT):
+        if known.epoch and known.position - known.kept < _SNAPSHOT:
             return
         policy = known.policy
         body = {
