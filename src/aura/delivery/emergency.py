@@ -30,6 +30,7 @@ from aura.delivery.retirement import retirements
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event, RolloutStatus, given_up
 from aura.delivery.turn import write_order
+from aura.engine import no_order_of_a_shadow
 from aura.errors import EpochConflict, RolloutError
 from aura.store.base import AppendFeed, Document, Op, PutDocument, Store
 
@@ -151,6 +152,7 @@ class Emergencies:
         """
         if not reason.strip():
             raise RolloutError("an emergency has no reason", hint="Say why: --reason '...'")
+        no_order_of_a_shadow("force splits to their baselines")
         now = self._clock.now()
         done = await self._each(names, lambda seen, name: self._forced(seen, name, reason, by, now))
         await self._tell("emergency", [one for one in done if one.changed], reason, by, channels)
@@ -172,6 +174,7 @@ class Emergencies:
         nobody would watch over them. Raises RolloutError for a name that nothing has,
         StoreUnavailable.
         """
+        no_order_of_a_shadow("release splits")
         now = self._clock.now()
         made = Force("release", by, reason, now)
         done = await self._each(names, lambda seen, name: self._released(seen, name, made, restore))

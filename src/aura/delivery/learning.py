@@ -41,7 +41,15 @@ from aura.delivery.policy import DAY, Policy, probabilities, tripping
 from aura.delivery.reward import Reward
 from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
-from aura.engine import Retry, Step, Workflow, continue_as_new, own_step, receive
+from aura.engine import (
+    Retry,
+    Step,
+    Workflow,
+    continue_as_new,
+    no_order_of_a_shadow,
+    own_step,
+    receive,
+)
 from aura.errors import CodecError, FlowError, PlanError, SignalTimeout, StepFailed
 from aura.stats.hashing import BUCKETS
 from aura.store.base import AppendFeed, FeedItem, PutDocument, Store, Writer
@@ -251,6 +259,7 @@ class Learning:
 
     async def start(self, plan: LearningPlan) -> LearningStatus:
         """Begin. Raises FlowError while something else moves the split, or it learns already."""
+        no_order_of_a_shadow(f"start learning {plan.name}")
         known = await self._known(plan.name)
         await self._refuse_while_named(known)
         run_id = f"{WORKFLOW}:{plan.name}:{secrets.token_hex(4)}"

@@ -28,7 +28,7 @@ from aura.delivery.shadows import ShadowDesk
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.delivery.turn import write_order
-from aura.engine import Run, Workflow
+from aura.engine import Run, Workflow, no_order_of_a_shadow
 from aura.errors import CodecError, RolloutError, RunConflict, StoreUnavailable
 from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Sweep, Writer
 
@@ -134,6 +134,7 @@ class Rollouts:
         whose candidate cannot stand in for its baseline raises Incompatible, unless `incompatible`
         is why it begins all the same; CatalogError when an arm is no version that there is.
         """
+        no_order_of_a_shadow(f"start rollout {plan.name}")
         plan = await self.admit(plan, incompatible)
         splits = {pair.split for pair in plan.pairs}
         for status in await self.all():
@@ -178,6 +179,7 @@ class Rollouts:
         """
         if order not in ORDERS:
             raise RolloutError(f"there is no order {order!r}", hint=f"Use {', '.join(ORDERS)}")
+        no_order_of_a_shadow(f"{order} rollout {name}")
         status = await self._moving(name)
         _refuse_order(status, order, to)
         body = write_order(order, by, reason, self._clock.now(), to)

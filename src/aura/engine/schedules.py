@@ -22,6 +22,7 @@ from aura.engine.handle import UPDATE, Run
 from aura.engine.queues import Queue, named, placed
 from aura.engine.schedule import Book, Missed, Order, OrderKind, Overlap, Schedule, check
 from aura.engine.scheduler import KIND, ORDER, ORDERS, Leg, Scheduler, Status, run_of, status_of
+from aura.engine.shadow import no_order_of_a_shadow
 from aura.errors import (
     EpochConflict,
     RegistrationError,
@@ -122,6 +123,7 @@ class Schedules:
 
         Options as for `app.schedule`. Raises RegistrationError, InvalidInput.
         """
+        no_order_of_a_shadow(f"create schedule {name}")
         wanted = cast("ScheduleOptions", options)
         await self._apply(self._complete(_declared(name, workflow, tuple(args), wanted)))
         return await self.show(name)
