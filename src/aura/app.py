@@ -17,7 +17,6 @@ from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
 from aura.delivery.catalog_values import About
 from aura.delivery.desk import Desk
-from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
 from aura.engine.bus import Events
 from aura.engine.children import Terms, check_same
@@ -183,7 +182,7 @@ class Aura(Events, Desk):
         self.config = config or Config()
         self.clock = clock or SystemClock()
         self.registry = Registry()
-        self._set_desk(Rollouts(Onto(self.registry)), self.registry)
+        self._set_desk(Onto(self.registry), self.registry)
         self._resolver: Resolver = resolver or self.registry
         self._residence = Residence()
         self._limits = Limits(max_bytes=self.config.max_payload)

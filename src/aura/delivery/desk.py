@@ -12,6 +12,7 @@ from aura.delivery.admission import admit
 from aura.delivery.catalog import Catalog
 from aura.delivery.experiments import Assignment, Experiments
 from aura.delivery.flow import Flows
+from aura.delivery.inflight import Forks
 from aura.delivery.learning import Learning
 from aura.delivery.rollouts import Rollouts
 from aura.engine import Registry
@@ -54,8 +55,8 @@ class Desk:
         """
         await self.experiments.reward(name, unit, value, metric=metric, id=id)
 
-    def _set_desk(self, rollouts: Rollouts, registry: Registry) -> None:
-        self.rollouts = rollouts
+    def _set_desk(self, forks: Forks, registry: Registry) -> None:
+        self.rollouts = rollouts = Rollouts(forks)
         self.experiments = Experiments(rollouts)
         self.catalog = Catalog(registry)
         self.flows = Flows()
