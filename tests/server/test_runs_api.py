@@ -177,7 +177,16 @@ async def test_every_change_is_in_the_audit_log(
         "ann", "admin", "http", "127.0.0.1", "it hängt",
     )  # fmt: skip
     assert first["target"] == {"run_id": "n/1"}
-    assert "a secret" not in str(told)
+    start = rb'{"workflow": "research", "input": {"text": "a secret"}, "id": "s\ud800"}'  # half
+    kind = {"content-type": "application/json"}
+    assert problem(await http.post(f"{V}/runs", content=start, headers=kind))[0] == 422
+    order = {"action": "cancel", "ids": ["x"], "dry_run": True}
+    await http.post(f"{V}/bulk/runs", json=order)
+    started, refused, many = (await http.get(f"{V}/audit?after=3")).json()["entries"]
+    assert started["target"] == {"workflow": "research", "id": r"s\ud800"}
+    assert (refused["outcome"], refused["of"]) == ("invalid-input", 4)
+    assert many["target"] == {"action": "cancel", "ids": '["x"]', "dry_run": "true"}
+    assert "a secret" not in str([told, started, refused, many])
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         assert problem(await http.request(method, f"{V}/audit", json={}))[0] == 405
     app = serving.app
@@ -188,7 +197,7 @@ async def test_every_change_is_in_the_audit_log(
         return plan
 
     await sweep(app.store, app.clock, planned)
-    assert len(await app.store.feed(FEED)) == 3
+    assert len(await app.store.feed(FEED)) == 6
 
 
 async def test_requests_have_a_size() -> None:

@@ -11,6 +11,7 @@ are tried. A route that says nothing is for admins without limits.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -86,6 +87,7 @@ def caller_of(request: Request) -> Caller:
 
 _BEARER = ((b"www-authenticate", b"Bearer"),)
 _JSON = "application/json"
+_NAMING = ("workflow", "version", "id", "action", "ids", "state", "cursor", "dry_run")
 
 
 @dataclass(slots=True)
@@ -183,7 +185,7 @@ class GuardedRoute(APIRoute):
             _require_json(request)
             change = Change(
                 self.name, caller.name, caller.role, "http", caller.address, _reason(request),
-                {name: str(value) for name, value in request.path_params.items()},
+                await _target(request, self.needs),
             )  # fmt: skip
             number = await audit.record(app, change)
             try:
@@ -262,6 +264,25 @@ def _require_json(request: Request) -> None:
     if kind != _JSON:
         detail = f"send JSON (content-type: {_JSON}), {{}} for nothing"
         raise Refused(Problem(415, "unsupported-media-type", detail))
+
+
+async def _target(request: Request, needed: Needs) -> dict[str, str]:
+    """What is to be changed, as the audit log names it: never payloads."""
+    target = {name: str(value) for name, value in request.path_params.items()}
+    if needed.about != "body":
+        return target
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        return target  # the route says what is wrong with it
+    told = body if isinstance(body, dict) else {}
+    named = {name: told[name] for name in _NAMING if told.get(name) not in (None, False)}
+    return target | {name: _short(value) for name, value in named.items()}
+
+
+def _short(value: object) -> str:
+    found = value if isinstance(value, str) else json.dumps(value)
+    return found[: audit.LONGEST]
 
 
 def _reason(request: Request) -> str:

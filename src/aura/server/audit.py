@@ -83,7 +83,12 @@ async def read_log(app: Aura, after: int = 0, limit: int = 100) -> AuditLog:
 
 async def _append(app: Aura, change: Change, outcome: str, of: int | None) -> int:
     told: dict[str, Any] = {**asdict(change), "outcome": outcome, "of": of}
-    told["why"] = change.why[:LONGEST]
-    told["target"] = {name: value[:LONGEST] for name, value in change.target.items()}
+    told["why"] = _kept(change.why)
+    told["target"] = {name: _kept(value) for name, value in change.target.items()}
     payload = json.dumps(told).encode()
     return cast("int", await app.committer.submit(AppendFeed(FEED, (payload,))))
+
+
+def _kept(text: str) -> str:
+    """Its beginning, without half characters, which no answer could have in it."""
+    return text[:LONGEST].encode("utf-8", "backslashreplace").decode()
