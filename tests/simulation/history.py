@@ -120,6 +120,19 @@ class History:
                 self._owner[op.id] = (1 if op.owner else 0, process)
             elif isinstance(op, SendSignal) and isinstance(outcome, Sent):
                 self._signalled(op, outcome)
+                if op.taker is not None and outcome.taken:
+                    self._taken(process, op.run_id, op.taker[1] + 1)
+
+    def _taken(self, process: str, run_id: str, epoch: int) -> None:
+        """A signal has taken its run for the process that sent it, or says so once more."""
+        before = self._owner.get(run_id, (0, ""))
+        if before == (epoch, process):
+            return
+        if epoch <= before[0]:
+            self.complain(f"{process} took {run_id} at epoch {epoch}, {before[1]} had {before[0]}")
+        if run_id in self._ended:
+            self.complain(f"{process} took {run_id}, which has ended")
+        self._owner[run_id] = (epoch, process)
 
     def _appended(self, process: str, op: Append) -> None:
         entry = op.entry

@@ -39,6 +39,8 @@ def errands(random: Random) -> list[Errand]:
     made = [_errand(random, f"r{number}") for number in range(1, count + 1)]
     if random.random() < 0.15:
         made[-1] = _turning(random, "t1")
+    elif random.random() < 0.2:
+        made[-1] = _waking(random, "w1")
     return made
 
 
@@ -62,6 +64,21 @@ def _turning(random: Random, run_id: str) -> Errand:
     return Errand(
         run_id, random.random(), asks, tuple(signals), each=each, updates=tuple(updates)
     )  # fmt: skip
+
+
+def _waking(random: Random, run_id: str) -> Errand:
+    """A run that is mostly out of memory, and is woken by signals again and again."""
+    plan: Plan = []
+    signals = []
+    for at in range(random.randint(2, 6)):
+        name = random.choice("ab")
+        plan.append(["receive", name, random.choice((None, None, 30.0))])
+        if random.random() < 0.5:
+            plan.append(_act(random, random.choice(("effect", "look", "book", "emit")), deep=False))
+        after, times = at * random.uniform(0.3, 1.5), random.choice((1, 1, 2))
+        signals.append((after, name, f"w{at}-{name}", random.choice(PRIORITIES), times))
+    cancelled = random.uniform(0.0, 6.0) if random.random() < 0.1 else None
+    return Errand(run_id, random.random(), plan, tuple(signals), cancelled)
 
 
 def _errand(random: Random, run_id: str) -> Errand:

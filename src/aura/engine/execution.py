@@ -111,6 +111,7 @@ class Execution:
         self.ended = False
         self.cut_off: Exception | None = None  # after which what was written is not known
         self.settled = False
+        self.asleep = False  # it waits out of memory, as far as this worker knows
 
     # Driven by the worker.
 
@@ -147,6 +148,7 @@ class Execution:
         self.settled = True
         if isinstance(ending, BeginAnew):
             return
+        self.asleep = ending.state == "waiting"
         self._services.settled(
             self.record._replace(
                 state=ending.state, output=ending.output, error=ending.error, owner=None

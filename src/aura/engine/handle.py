@@ -8,7 +8,7 @@ import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from aura.clock import Clock
 from aura.codec import Limits, Slot, pack, plain, to_json, unpack
@@ -55,6 +55,16 @@ _POLL = 1.0  # seconds between looks at the store, in case a message was lost
 _PATIENCE, _PAUSE = 5.0, 0.1  # seconds to look again for while the database is away, and between
 
 
+class Post(Protocol):
+    """Whoever executes runs in this process, and so may have the receivers of signals."""
+
+    def aim(self, op: SendSignal) -> SendSignal:
+        """The signal as it is to be written."""
+
+    def landed(self, op: SendSignal, outcome: Outcome | BaseException, now: float) -> None:
+        """It is durable, or refused."""
+
+
 class Results:
     """Wakes those who wait for runs: told by this process's worker, by the store's topics, or by a
     slow look at the store in case a topic was lost."""
@@ -65,7 +75,7 @@ class Results:
         self._store = store
         self._waiters: dict[str, list[asyncio.Future[RunRecord | None]]] = {}
         self._local: Callable[[str], bool] = lambda _: False
-        self._hand: Callable[[SendSignal, Sent, float], None] | None = None
+        self._post: Post | None = None
         self._watchers: dict[str, dict[asyncio.Event, None]] = {}  # in the order they came
         self._closed = False
 
@@ -77,14 +87,18 @@ class Results:
             self._look_at_all(), name="aura-results"
         )
 
-    def hand_to(self, hand: Callable[[SendSignal, Sent, float], None] | None) -> None:
-        """Who gets each signal that this process has sent, as soon as it is durable."""
-        self._hand = hand
+    def hand_to(self, post: Post | None) -> None:
+        """Who gets each signal of this process, before it is written and when it is durable."""
+        self._post = post
 
-    def sent(self, op: SendSignal, sent: Sent) -> None:
-        """A signal of this process is durable."""
-        if self._hand is not None:
-            self._hand(op, sent, self._clock.now())
+    def sending(self, op: SendSignal) -> SendSignal:
+        """A signal of this process, as it is to be written."""
+        return op if self._post is None else self._post.aim(op)
+
+    def sent(self, op: SendSignal, outcome: Outcome | BaseException) -> None:
+        """A signal of this process is durable, or refused."""
+        if self._post is not None:
+            self._post.landed(op, outcome, self._clock.now())
 
     async def close(self) -> None:
         """Those who still wait get a ConfigError: the runs go on elsewhere, or later."""
@@ -379,10 +393,10 @@ class Run(Generic[R]):
         op = SendSignal(self.id, name, data, key or uuid.uuid4().hex, priority, until)
         await settle_dependencies()
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        aimed = self._results.sending(op)
 
         def done(outcome: Outcome | BaseException) -> None:
-            if isinstance(outcome, Sent):
-                self._results.sent(op, outcome)
+            self._results.sent(aimed, outcome)
             if answer.done():
                 return  # nobody waits any more
             if isinstance(outcome, BaseException):
@@ -390,7 +404,7 @@ class Run(Generic[R]):
             else:
                 answer.set_result(outcome)
 
-        self._writer.post(op, done)
+        self._writer.post(aimed, done)
         return cast("Sent", await answer)
 
     async def update(

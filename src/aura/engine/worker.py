@@ -39,6 +39,7 @@ from aura.engine.middleware import Middleware
 from aura.engine.moving import ASIDE
 from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.precedence import Precedence
+from aura.engine.prefetch import Prefetch
 from aura.engine.storeclock import StoreClock
 from aura.engine.tenure import Tenure
 from aura.engine.watch import Watch
@@ -50,6 +51,8 @@ from aura.store.base import (
     Outcome,
     RunRecord,
     RunState,
+    SendSignal,
+    Sent,
     Settle,
     Started,
     StartRun,
@@ -127,6 +130,7 @@ class Worker:
         self._starting: Counter[str] = Counter()  # starts in this worker's name, under way
         self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
+        self._prefetch = Prefetch(store, self, clock)
         self._asked = 0
         self._ready = asyncio.Event()
         self._stopping = False
@@ -139,7 +143,7 @@ class Worker:
         install(asyncio.get_running_loop())
         await self._beat()
         self._unlisten = self._store.listen(self._hear)
-        self._results.hand_to(self._mail.hand)
+        self._results.hand_to(self)
         make = asyncio.get_running_loop().create_task
         self._loops = [
             make(self._dispatch(), name="aura-dispatch"),
@@ -224,6 +228,32 @@ class Worker:
             if mine and run.id not in self._executions:  # else the start was made twice
                 self.begin(Claimed(run, []))
 
+    def aim(self, op: SendSignal) -> SendSignal:
+        """A signal of this process as it is to be written: it may take its run for this worker."""
+        return self._prefetch.aim(op)
+
+    def landed(self, op: SendSignal, outcome: Outcome | BaseException, now: float) -> None:
+        """A signal of this process is durable, or refused."""
+        if op.taker is not None:
+            self._prefetch.landed(op, outcome)
+        if isinstance(outcome, Sent):
+            self._mail.hand(op, outcome, now)
+
+    def reserve(self) -> bool:
+        """Keep a place for one more run; whether there is one."""
+        full = len(self._executions) + self._reserved >= self._options.capacity
+        away = self._stopping or not self._joined or self._tenure.over
+        if full or away or self._options.only is not None:
+            return False
+        self._reserved += 1
+        return True
+
+    def release(self) -> None:
+        """Give the place back."""
+        self._reserved -= 1
+        if not self._reserved:
+            self._mail.all_arrived()
+
     def _serves(self, workflow: str, version: str) -> bool:
         """Whether it knows the version, which requires nothing that this worker does not have."""
         known = (workflow, version) in self._registry
@@ -272,6 +302,7 @@ class Worker:
         task = asyncio.get_running_loop().create_task(execution.run(), name=f"aura-run-{run.id}")
         self._executions[run.id] = execution
         self._tasks[run.id] = task
+        self._prefetch.came(run.id)
         self._mail.arrived(run.id)
         task.add_done_callback(lambda done: self._ended(execution, done))
         if claimed.taken_over and claimed.journal:
@@ -291,6 +322,8 @@ class Worker:
         if self._tasks.get(run.id) is task:
             del self._executions[run.id], self._tasks[run.id]
             self._mail.left(run.id)
+            if execution.asleep:
+                self._prefetch.left(run)
         if task.cancelled():
             return
         error = task.exception()
@@ -378,11 +411,12 @@ class Worker:
             if found.moment is not None:
                 self._time.learn(asked, found.moment)
             if claim.worker != self.id:
+                self._claiming = False
                 return 0.0  # renounced meanwhile: they are free when the old lease is over
             for claimed in found.runs:
-                self._take_up(claimed)
+                self.take_up(claimed)
+            self._claiming = False  # after an error the next claim may bring what this one took
         finally:
-            self._claiming = False
             self._forget_begun()
             if not self._reserved:
                 self._mail.all_arrived()
@@ -403,7 +437,8 @@ class Worker:
         self._asked += 1
         return away[self._asked % len(away)], len(family) > 1
 
-    def _take_up(self, claimed: Claimed) -> None:
+    def take_up(self, claimed: Claimed) -> None:
+        """Execute a run that is this worker's, or set it aside."""
         reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)
         if reason is None:
             self.begin(claimed)

@@ -227,8 +227,10 @@ class RequestCancel:
 class SendSignal:
     """Give a run a message, once per `id`. Outcome: `Sent`, or `RunNotFound`, or `RunEnded`.
 
-    A waiting run becomes pending. `late` marks one that cannot meet its `deadline` (epoch seconds
-    of the database); one that is committed after it is marked anyway.
+    A waiting run becomes pending; with a `taker`, the id of a worker and the epoch that it knows,
+    one of that epoch and of no queue becomes running instead, owned by that worker at the next
+    epoch. `late` marks one that cannot meet its `deadline` (epoch seconds of the database); one
+    that is committed after it is marked anyway.
     """
 
     run_id: str
@@ -238,16 +240,18 @@ class SendSignal:
     priority: Priority = "normal"
     deadline: float | None = None
     late: bool = False
+    taker: tuple[str, int] | None = None
 
 
 class Sent(NamedTuple):
     """A signal is durable. `duplicate`: its id was there before, and `seq` and `late` are those of
-    then; `state` is the run's, after it."""
+    then; `state` is the run's, after it; `taken`: the run is the taker's now."""
 
     seq: int
     duplicate: bool
     late: bool
     state: RunState
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

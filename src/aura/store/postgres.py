@@ -145,9 +145,21 @@ class PostgresStore:
         kinds = _by_kind(ops)
         if len(kinds[Append]) == len(ops):
             return await _append(connection, kinds[Append])
-        return await self._apply(connection, ops, kinds)
+        takers = {op.run_id: op.taker for op in kinds[SendSignal] if op.taker is not None}
+        if takers:
+            async with connection.transaction():
+                outcomes, after = await self._apply(connection, ops, kinds)
+                outcomes = await _take_runs(connection, ops, outcomes, takers)
+        else:
+            outcomes, after = await self._apply(connection, ops, kinds)
+        for topic in after:
+            self._hear(unquote(topic))
+        return outcomes
 
-    async def _apply(self, connection: Connection, ops: Sequence[Op], kinds: _Kinds) -> _Outcomes:
+    async def _apply(
+        self, connection: Connection, ops: Sequence[Op], kinds: _Kinds
+    ) -> tuple[_Outcomes, Sequence[str]]:
+        """The outcomes, and the topics that follow from ends."""
         row = await connection.fetchrow(_SQL["commit"], self._sender, _SCHEMA, *_rows(kinds))
         assert row is not None  # noqa: S101  (the function answers with one row)
         answers = _Answers(kinds, row)
@@ -155,9 +167,7 @@ class PostgresStore:
         if answers.wanted:
             rows = await connection.fetch(_SQL["runs_by_id"], answers.wanted)
             known = {record.id: record for record in map(RunRecord._make, rows)}
-        for topic in row["after"] or ():
-            self._hear(unquote(topic))
-        return answers.in_order(ops, known)
+        return answers.in_order(ops, known), row["after"] or ()
 
     async def claim(self, claim: Claim) -> ClaimResult:
         async with self._taken(self._reads) as connection:
@@ -279,7 +289,8 @@ class PostgresStore:
             raise StoreUnavailable("the store is not open", hint="Await its open() first")
 
         async def emit(connection: Connection, ops: Sequence[Op]) -> list[Outcome]:
-            return await self._apply(connection, ops, _by_kind(ops))
+            outcomes, _ = await self._apply(connection, ops, _by_kind(ops))  # no run ends by it
+            return outcomes
 
         aid = Aid(emit, self._tell, self._clock)
         return PostgresSession(self._guests, self._reads, self._link.url, isolation, aid)
@@ -519,6 +530,24 @@ def _new_run(op: StartRun, at: float) -> RunRecord:
         detached=op.detached,
         deadline=op.deadline,
     )
+
+
+async def _take_runs(
+    connection: Connection,
+    ops: Sequence[Op],
+    outcomes: _Outcomes,
+    takers: Mapping[str, tuple[str, int]],
+) -> _Outcomes:
+    """The outcomes, after the takers of signals have taken their runs."""
+    asked = [(run_id, *taker) for run_id, taker in takers.items()]
+    rows = await connection.fetch(_SQL["take_runs"], *zip(*asked, strict=True))
+    taken = {row[0] for row in rows}
+    return [
+        sent._replace(state="running", taken=True)
+        if isinstance(op, SendSignal) and op.taker and op.run_id in taken and isinstance(sent, Sent)
+        else sent
+        for op, sent in zip(ops, outcomes, strict=True)
+    ]
 
 
 async def _append(connection: Connection, ops: Sequence[Append]) -> _Outcomes:

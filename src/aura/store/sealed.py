@@ -289,7 +289,7 @@ class SealedStore:
         if isinstance(op, SendSignal):
             payload = self._keys.seal(op.payload, _place("signal", op.run_id, op.id))
             return SendSignal(
-                op.run_id, op.name, payload, op.id, op.priority, op.deadline, op.late
+                op.run_id, op.name, payload, op.id, op.priority, op.deadline, op.late, op.taker
             )  # fmt: skip
         if isinstance(op, PutDocument):
             body = self._keys.seal(op.body, _document_place(op.kind, op.name))

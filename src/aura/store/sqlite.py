@@ -52,7 +52,7 @@ from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.session import Isolation, Session
 from aura.store.sqlite_ends import after_the_end
-from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select
+from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select, take_runs
 from aura.store.sqlite_queues import (
     all_queues,
     any_in_queues,
@@ -305,7 +305,7 @@ class SqliteStore:
         now = self._clock.now()
         db.execute("BEGIN IMMEDIATE")
         try:
-            outcomes = self._apply(db, ops, now)
+            outcomes = take_runs(db, ops, self._apply(db, ops, now))
             after = after_the_end(db, ops, select, now)
             db.execute("COMMIT")
         except BaseException:

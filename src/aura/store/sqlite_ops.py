@@ -21,6 +21,7 @@ from aura.store.base import (
     AppendFeed,
     Continue,
     Heartbeat,
+    Op,
     Outcome,
     PutDocument,
     RequestCancel,
@@ -202,6 +203,20 @@ def _sends(db: sqlite3.Connection, ops: Sequence[SendSignal], now: float) -> lis
         outcomes.append(Sent(seq, False, late, after))
     change(db, "add_signals", added)
     change(db, "signalled", list(changed.values()))
+    return outcomes
+
+
+def take_runs(db: sqlite3.Connection, ops: Sequence[Op], outcomes: list[Outcome]) -> list[Outcome]:
+    """The outcomes, after the takers of signals have taken their runs."""
+    for at, op in enumerate(ops):
+        if type(op) is not SendSignal or op.taker is None:
+            continue
+        sent = outcomes[at]
+        if isinstance(sent, Sent) and sent.state in ("pending", "running"):
+            values = {"id": op.run_id, "worker": op.taker[0], "epoch": op.taker[1]}
+            db.execute(_SQL["take_run"], values)
+            if db.execute(_SQL["taken"], values).fetchone() is not None:
+                outcomes[at] = sent._replace(state="running", taken=True)
     return outcomes
 
 

@@ -409,6 +409,26 @@ FROM aura.journal
 WHERE run_id = $1 AND kind = $2 AND seq > $3 AND kind IN ('state', 'stream', 'answer')
 ORDER BY seq
 
+-- :name: take_runs
+-- Of these runs, those that are the worker's, after it has taken what waits at the epochs that it
+-- knows. A run that has never begun, or is asked to stop, is for a claim.
+WITH asked AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::integer[]) AS a (id, worker, epoch)
+),
+taken AS (
+    UPDATE aura.runs AS r SET
+        state = 'running', epoch = r.epoch + 1, owner = asked.worker, wake_at = NULL
+    FROM asked
+    WHERE r.id = asked.id AND r.epoch = asked.epoch AND r.state = 'pending' AND r.queue IS NULL
+      AND r.started_at IS NOT NULL AND NOT r.cancel_requested
+    RETURNING r.id
+)
+SELECT id FROM taken
+UNION
+SELECT r.id FROM asked JOIN aura.runs AS r
+  ON r.id = asked.id AND r.epoch = asked.epoch + 1 AND r.owner = asked.worker
+ AND r.state = 'running'
+
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
 FROM unnest($1::text[], $2::integer[]) AS wanted (run_id, after)

@@ -155,6 +155,16 @@ UPDATE runs SET
 FROM (VALUES :rows) AS sent
 WHERE id = sent.column1
 
+-- :name: take_run
+-- A run that has never begun, or is asked to stop, is for a claim.
+UPDATE runs SET state = 'running', epoch = epoch + 1, owner = :worker, wake_at = NULL
+WHERE id = :id AND epoch = :epoch AND state = 'pending' AND queue IS NULL
+  AND started_at IS NOT NULL AND NOT cancel_requested
+
+-- :name: taken
+SELECT 1 FROM runs
+WHERE id = :id AND epoch = :epoch + 1 AND owner = :worker AND state = 'running'
+
 -- :name: signals
 SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
 FROM (VALUES :rows) AS wanted
