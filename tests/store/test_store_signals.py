@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 
-from aura.errors import RunEnded, RunNotFound
+from aura.errors import LeaseLost, RunEnded, RunNotFound
 from aura.store.base import (
     Announce,
     Append,
@@ -262,3 +263,42 @@ async def test_a_cancelled_wait_stays_cancelled(store: Store) -> None:
     [claimed] = await claim(store)
     assert claimed.run.cancel_requested
     assert len(claimed.signals) == 1
+
+
+def aimed(run_id: str, worker: str, epoch: int = 1, number: int = 1) -> SendSignal:
+    return replace(signal(run_id, number), taker=(worker, epoch))
+
+
+async def test_a_signal_takes_a_run_that_sleeps(store: Store) -> None:
+    await asleep(store, "a")
+    assert await send(store, aimed("a", "w")) == Sent(1, False, False, "running", taken=True)
+    run = await the_run(store, "a")
+    assert (run.state, run.epoch, run.owner, run.wake_at) == ("running", 2, "w", None)
+    assert await claimed_ids(store) == []
+    late = await store.commit([append("a", 1, epoch=1), append("a", 1, epoch=2)])
+    assert [type(one) for one in late] == [LeaseLost, type(None)]
+
+
+async def test_a_commit_that_is_repeated_says_again_whose_run_it_is(store: Store) -> None:
+    await asleep(store, "a")
+    await send(store, aimed("a", "w"))
+    assert await send(store, aimed("a", "w")) == Sent(1, True, False, "running", taken=True)
+    assert (await the_run(store, "a")).epoch == 2
+
+
+async def test_a_signal_takes_nothing_at_another_epoch_or_from_another(store: Store) -> None:
+    await asleep(store, "a")
+    assert await send(store, aimed("a", "w", epoch=0)) == Sent(1, False, False, "pending")
+    assert await claimed_ids(store) == ["a"]
+    sent = await send(store, aimed("a", "v", number=2))
+    assert (sent.state, sent.taken) == ("running", False)
+    run = await the_run(store, "a")
+    assert (run.epoch, run.owner) == (2, "w")
+
+
+async def test_a_signal_takes_no_run_that_is_new_or_asked_to_stop(store: Store) -> None:
+    await asleep(store, "a")
+    await store.commit([RequestCancel("a"), start("b")])
+    assert (await send(store, aimed("a", "w"))).taken is False
+    assert (await send(store, aimed("b", "w", epoch=0))).taken is False
+    assert sorted(await claimed_ids(store)) == ["a", "b"]
