@@ -13,6 +13,7 @@ from aura.delivery.decide import ORDERS, Order
 from aura.delivery.plan import OnNotEnough, Pair, Plan
 from aura.delivery.rollout import Engine
 from aura.delivery.split import Hashing, Split
+from aura.delivery.turn import Leg
 from aura.engine import Retry
 from aura.errors import NonDeterminism, RolloutError, RunCancelled
 from aura.store.base import AppendFeed
@@ -468,3 +469,20 @@ async def test_two_rollouts_at_once_do_not_disturb_each_other() -> None:
         assert story(await ended(app, "s")) == THROUGH
         splits: list[Split] = other.splits
         check_the_way_up(splits)
+
+
+async def test_whatever_ends_it_the_traffic_goes_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only steps that give up: an error of the workflow's own code too."""
+
+    def broken(self: Leg, *_: object) -> Leg:
+        raise ZeroDivisionError("a bug")
+
+    async with app_on(database) as app, traffic(app):
+        monkeypatch.setattr(Leg, "onward", broken)
+        await app.rollouts.start(PLAN)
+        status = await ended(app)
+        assert status.state == "rolled-back"
+        assert "ZeroDivisionError: a bug" in status.reason
+        assert (await split_of(app)).share("b") == 0

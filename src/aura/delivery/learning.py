@@ -41,6 +41,7 @@ from aura.delivery.policy import DAY, Policy, probabilities, tripping
 from aura.delivery.reward import Reward
 from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
+from aura.delivery.turn import reason_of
 from aura.engine import (
     Retry,
     Step,
@@ -50,7 +51,7 @@ from aura.engine import (
     own_step,
     receive,
 )
-from aura.errors import CodecError, FlowError, PlanError, SignalTimeout, StepFailed
+from aura.errors import CodecError, FlowError, PlanError, SignalTimeout
 from aura.stats.hashing import BUCKETS
 from aura.store.base import AppendFeed, FeedItem, PutDocument, Store, Writer
 from aura.yamlnodes import Node, load, read
@@ -331,8 +332,8 @@ class Learning:
                     return "stopped"
                 if not await self._look(plan, run):
                     return "stopped"
-        except StepFailed as error:
-            await self._end(plan, run, False, f"given up: {error.reason}", "")
+        except Exception as error:
+            await self._end(plan, run, False, f"given up: {reason_of(error)}", "")
             raise
         except asyncio.CancelledError:
             if await self._rollouts.engine.is_cancelled(run):

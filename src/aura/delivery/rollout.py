@@ -53,7 +53,17 @@ from aura.delivery.status import (
     nothing_seen,
     status_of,
 )
-from aura.delivery.turn import Given, Leg, Mark, Turn, heard, judged_by_a_person, read_order, taken
+from aura.delivery.turn import (
+    Given,
+    Leg,
+    Mark,
+    Turn,
+    heard,
+    judged_by_a_person,
+    read_order,
+    reason_of,
+    taken,
+)
 from aura.engine import Retry, Step, Workflow, own_step, receive
 from aura.errors import (
     CodecError,
@@ -61,7 +71,6 @@ from aura.errors import (
     RolloutError,
     SignalTimeout,
     SplitError,
-    StepFailed,
     StoreUnavailable,
 )
 from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Writer
@@ -102,9 +111,9 @@ class Engine:
     async def _rollout(self, plan: Plan, run: str) -> str:
         try:
             return await self._follow_plan(plan, run)
-        except StepFailed as error:
-            await self._leave(plan, run, f"given up: {error.reason}")
-            await self._aftermath.given_up(plan, run, error.reason)
+        except Exception as error:
+            await self._leave(plan, run, f"given up: {reason_of(error)}")
+            await self._aftermath.given_up(plan, run, reason_of(error))
             raise
         except asyncio.CancelledError:
             if await self.is_cancelled(run):  # not handed over to another worker

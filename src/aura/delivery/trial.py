@@ -36,6 +36,7 @@ from aura.delivery.rollouts import Rollouts
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event
 from aura.delivery.trial_turn import Leg, Mark, Turn, read_order, taken
+from aura.delivery.turn import reason_of
 from aura.engine import Retry, Step, Workflow, own_step
 from aura.errors import (
     CodecError,
@@ -44,7 +45,6 @@ from aura.errors import (
     LayerError,
     RolloutError,
     SplitError,
-    StepFailed,
     StoreUnavailable,
 )
 from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Writer
@@ -112,8 +112,8 @@ class Trials:
                 leg = leg.onward(turn, await self._shift(experiment, run, leg, turn))
             if leg.state.status == "won" and experiment.then is not None:
                 await self._hand_over(experiment, run, leg.state.winner)
-        except StepFailed as error:
-            await self._leave(experiment, run, f"given up: {error.reason}")
+        except Exception as error:
+            await self._leave(experiment, run, f"given up: {reason_of(error)}")
             raise
         except asyncio.CancelledError:
             if await self.rollouts.is_cancelled(run):  # not handed over to another worker

@@ -31,6 +31,7 @@ from aura.delivery.decide import (
 from aura.delivery.guard import Judgement
 from aura.delivery.plan import Plan
 from aura.delivery.status import Event
+from aura.errors import StepFailed
 
 _MEANS: dict[Order, tuple[type[Decision], ...]] = {
     "advance": (Advance, Complete),
@@ -230,3 +231,8 @@ def heard(decision: Decision, said: Said, heard: Turn) -> Turn:
     kind = cast("Kind", type(decision).__name__.lower())
     turn = replace(heard, kind=kind, reason=decision.reason, by=said.by)
     return replace(turn, guard=decision.guard) if isinstance(decision, Rollback) else turn
+
+
+def reason_of(error: Exception) -> str:
+    """Why nobody can go on, for the history."""
+    return error.reason if isinstance(error, StepFailed) else f"{type(error).__name__}: {error}"
