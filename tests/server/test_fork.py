@@ -13,12 +13,12 @@ async def test_a_run_is_forked(tmp_path: Path) -> None:
     async with build(app) as serving, client(serving) as http:
         await (await app.start("research", "abc", id="one/a")).result(timeout=20)
         asked = {"at": "0.1/measure#1", "id": "two"}
-        answer = await http.post("/api/v1/runs/one/a/fork", json=asked)
+        answer = await http.post("/api/v1/runs/one%2Fa/fork", json=asked)
         assert answer.status_code == 200, answer.text
         found = answer.json()
         assert (found["run"]["id"], found["entries"], found["undone"]) == ("two", 0, [])
         assert await app.run("two").result(timeout=20) == {"length": 3}
-        whole = (await http.post("/api/v1/runs/one/a/fork", json={})).json()
+        whole = (await http.post("/api/v1/runs/one%2Fa/fork", json={})).json()
         assert whole["entries"] == 1
         assert whole["run"]["id"].startswith("one/a~")
 

@@ -62,7 +62,7 @@ async def test_one_of_them(http: httpx.AsyncClient) -> None:
     ]
     assert found["running_on"] == {}
     assert found["served_by"] == [], "no worker here has the tag"
-    wide = (await http.get("/api/v1/queues/a/b: wide")).json()
+    wide = (await http.get("/api/v1/queues/a%2Fb: wide")).json()
     assert len(wide["served_by"]) == 1
 
 

@@ -463,7 +463,7 @@ class Learning:
                 f"split {split.name} is forced to its baseline: {split.forced}",
                 hint=f"Release it first: aura rollback {split.name} --release",
             )
-        if mover != run and await self._is_alive(mover):
+        if split.moving and mover != run and await self._is_alive(mover):
             raise FlowError(
                 f"split {split.name} is moved by the run {mover}", hint="Let that end first"
             )

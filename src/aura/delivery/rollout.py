@@ -275,7 +275,8 @@ class Engine:
         mover = there.seed.removeprefix(f"{pair.split}/")
         if mover != run:
             refuse_forced(there)
-            await self._refuse_while_moved(pair, mover)
+            if there.moving:  # else the run of its last mover is about to end
+                await self._refuse_while_moved(pair, mover)
 
     async def _refuse_while_named(self, plan: Plan, run: str) -> None:
         """Raises RolloutError while another run has the plan's name."""

@@ -275,7 +275,7 @@ class Trials:
 
     async def _refuse_while_moved(self, split: Split) -> None:
         mover = split.seed.removeprefix(f"{split.name}/")
-        if not await self.rollouts.is_alive(mover):
+        if not (split.moving and await self.rollouts.is_alive(mover)):
             return
         rollouts = {one.run: one.ended for one in await self.rollouts.statuses()}
         experiments = {one.run: one.ended for one in await self.statuses()}
