@@ -96,3 +96,11 @@ def test_a_decommission_waits_and_is_undone(aura: Aura, moved: None, spawn: Spaw
 def _status(aura: Aura) -> dict[str, Any]:
     (found,) = aura("decommission", "status", "careful.yaml", "--json").json["targets"]
     return dict(found)
+
+
+def test_a_target_that_nobody_has_heard_of_is_not_decommissioned(aura: Aura) -> None:
+    assert aura("run", "research:app", "research", '"a"').code == 0
+    ended = aura("decommission", "nope")
+    assert ended.code == 1
+    assert "no split has an arm nope" in ended.err
+    assert aura("decommission", "status", "--json").json["targets"] == []

@@ -18,7 +18,8 @@ from aura.cli.output import clean, note, one_line, print_json, show, styled, tab
 from aura.delivery.decommission import Decommission
 from aura.delivery.retirement import Retirement
 from aura.delivery.retiring import load_decommission
-from aura.errors import ConfigError
+from aura.delivery.split import Split
+from aura.errors import ConfigError, DecommissionError
 from aura.server.operations import live_workers
 
 
@@ -64,6 +65,8 @@ def start(name: Named, by: By = "", database: Database = None, as_json: Json = F
 
     async def begin(app: Aura) -> tuple[Retirement, bool]:
         async with opened(app):
+            if not _is_file(name):
+                await _require_known(app, plan.target)
             found = await app.rollouts.decommissions.start(plan, by=by or process.user())
             return found, await _driven(app)
 
@@ -200,3 +203,15 @@ def _show(one: Retirement, calls: dict[str, int]) -> None:
 
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "–"
+
+
+async def _require_known(app: Aura, target: str) -> None:
+    """Raises DecommissionError for a bare name that no split has had: most likely a slip."""
+    splits = [Split.from_json(one.body) for one in await app.store.documents("split")]
+    arms = sorted({arm.name for split in splits for arm in split.arms})
+    if target not in arms:
+        raise DecommissionError(
+            f"no split has an arm {target}",
+            hint=f"Arms are {', '.join(arms) or '(none yet)'}; for another target write a file "
+            "with `decommission:`",
+        )
