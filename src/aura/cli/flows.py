@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,7 @@ from aura.delivery.flow import Flow
 from aura.delivery.learning import LearningStatus, load_learning
 from aura.delivery.worth import logged, worth
 from aura.errors import InvalidInput
-from aura.stats.means import ConfidenceSequence
+from aura.stats.means import EARLIEST, ConfidenceSequence
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ def evaluate(
         print_json(asdict(found))
         return
     rows = (
-        (title, f"{one.estimate:.4f}", f"{one.low:.4f}", f"{one.high:.4f}")
+        (title, f"{one.estimate:.4f}", _bound(one.low), _bound(one.high))
         for title, one in (("doubly robust", found.doubly_robust), ("IPS", found.ips))
     )
     show(table(("=ESTIMATOR", ">REWARD", ">FROM", ">TO"), rows))
@@ -240,7 +241,13 @@ def _ordered(flow: Flow) -> list[tuple[str, float]]:
     return sorted(flow.probabilities.items(), key=lambda one: -one[1])
 
 
+def _bound(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "–"
+
+
 def _said(found: ConfidenceSequence, logged: float) -> str:
+    if found.n < EARLIEST:
+        return f"Intervals need {EARLIEST} choices with a reward."
     if found.low > logged:
         return "It is better than what was done."
     if found.high < logged:
