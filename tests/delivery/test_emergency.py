@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
 from aura import Aura
 from aura.delivery.channels import Channel
 from aura.delivery.split import Arm, Split
+from aura.delivery.status import Event
+from aura.delivery.turn import read_order, write_order
 from aura.errors import RolloutError, SplitError
 from aura.store.base import PutDocument, RunFilter
 from tests.delivery.rollout_kit import (
@@ -133,7 +136,17 @@ async def test_splits_that_are_moved_together_go_back_together(database: str) ->
             split = await split_of(app, name)
             assert (split.share(split.arms[1].name), split.forced) == (0.0, "fire")
         status = await app.rollouts.status("t")
-        assert (status.state, len(status.history)) == ("rolled-back", 2)
+        assert await app.run(status.run).result(timeout=60) == "rolled-back"
+        after = await app.rollouts.status("t")
+        assert (after.state, story(after)) == ("rolled-back", ["start", "rollback"])
+
+
+def test_an_order_that_a_conflict_wrote_twice_is_noted_once() -> None:
+    order = read_order(4, write_order("rollback", "ann", "emergency: fire", 9.0))
+    noted = Event(9.0, "rollback", "emergency: fire", "ann", 9.0)
+    assert order.is_in((noted,))
+    assert not order.is_in((replace(noted, by="bob"),))
+    assert order.is_in((Event(9.0, "hold", "", "bob", order=4),))
 
 
 async def test_many_at_once_while_others_move_them(database: str) -> None:

@@ -271,9 +271,9 @@ class Emergencies:
             if name == next(one for one in status.splits if one in seen.names()):
                 over = _ended(status, forced, made)
                 ops.append(PutDocument("rollout", status.name, over.to_json(), at))
-        for _, status in () if split.forced else ending:
-            order = write_order("rollback", by, f"emergency: {reason}", now)
-            ops.append(AppendFeed(f"orders/{status.run}", (order,)))
+                if not status.ended and not split.forced:
+                    order = write_order("rollback", by, f"emergency: {reason}", now)
+                    ops.append(AppendFeed(f"orders/{status.run}", (order,)))
         if not ops:
             return _nothing(split, f"it is forced already: {split.forced}"), []
         return Done(name, split.baseline, forced.epoch, not split.forced, record.ended), ops

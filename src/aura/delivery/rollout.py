@@ -448,8 +448,8 @@ class Engine:
             epoch, known = shown
             if not known.ended:
                 return  # another worker goes on with it
-            seen = {event.order for event in known.history}
-            events = [one.too_late(self.clock.now()) for one in late if one.seq not in seen]
+            new = [one for one in late if not one.is_in(known.history)]
+            events = [one.too_late(self.clock.now()) for one in new]
             status = replace(known, history=(*known.history, *events))
             if not events or await self._put("rollout", plan.name, status.to_json(), epoch):
                 return

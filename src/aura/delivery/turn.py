@@ -7,6 +7,7 @@ worker that takes a rollout over stands exactly where the other one stood.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -54,6 +55,13 @@ class Given:
     by: str = ""
     reason: str = ""
     to: str = ""
+
+    def is_in(self, history: Sequence[Event]) -> bool:
+        """Whether it was noted: by its number, or as the emergency that wrote it noted it."""
+        said = (self.order, self.by, self.reason)
+        return any(
+            one.order == self.seq or (one.what, one.by, one.reason) == said for one in history
+        )
 
     def too_late(self, now: float) -> Event:
         """For the history: it came when the end was decided already."""
