@@ -10,7 +10,8 @@ demo: $(VENV)/.installed
 	$(BIN)/aura demo
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest tests/simulation
+	@$(BIN)/python -m tests.tools & \
+	$(BIN)/python -m pytest tests/simulation; status=$$?; wait; exit $$status
 	$(BIN)/python -m pytest tests --ignore tests/simulation -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test
