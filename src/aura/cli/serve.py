@@ -1,4 +1,4 @@
-"""`aura serve`: worker, gateway and HTTP API on one port."""
+"""`aura serve`: worker, gateway, HTTP API and dashboard on one port."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("aura.cli")
 
+MOST_SAID = 2**20
+"""Bytes of what a page of the dashboard says at once."""
+
 DRAIN = 10.0
 """Seconds that requests have to finish when the server stops."""
 
@@ -49,9 +52,9 @@ def serve(
     database: AppDatabase = None,
     as_json: Json = False,
 ) -> None:
-    """Serve an app on one port: worker, HTTP API and, when given, a gateway.
+    """Serve an app on one port: worker, HTTP API, dashboard and, when given, a gateway.
 
-    The API is at /api/v1, health at /healthz and /readyz, metrics at /metrics.
+    The dashboard is at /, the API at /api/v1, health at /healthz and /readyz, metrics at /metrics.
     SIGTERM or Ctrl-C stops accepting, lets requests finish and hands runs
     back; a second one ends the process at once.
 
@@ -66,9 +69,18 @@ def serve(
     config = read_gateway(gateway) if gateway is not None else None
     process.log_to_stderr()
     process.run(_guarded(app, host))
-    serving = build(app, config, worker=not no_worker)
+    serving = build(app, config, worker=not no_worker, dashboard=_has_dashboard())
     with bound(host, port) as listener, metrics_socket(metrics_port) as apart:
         process.run(_serve(serving, listener, apart, as_json))
+
+
+def _has_dashboard() -> bool:
+    """Whether the dashboard can be served; says what to install if not."""
+    from aura.server import ui
+
+    if not ui.installed():
+        log.info("there is no dashboard: it needs %s", ui.INSTALL)
+    return ui.installed()
 
 
 async def _guarded(app: Aura, host: str) -> None:
@@ -129,6 +141,8 @@ async def _until(
             yield
 
     config = server_config(serving)
+    if serving.pages is not None:
+        config.ws, config.ws_max_size = "auto", MOST_SAID
     config.lifespan = "off"  # it is open already: what hinders that is told as an error of its own
     config.timeout_graceful_shutdown = round(DRAIN)
     server = Server(config)

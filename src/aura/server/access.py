@@ -7,15 +7,17 @@ pointing a name of its own at 127.0.0.1. Once there is a token every request nee
 `GuardedRoute` is every route of the API: it compares the caller with what the route says it needs
 (`needs`) before anything of the request is read, and writes changes to the audit log before they
 are tried. A route that says nothing is for admins without limits.
+
+`Door`, `admit` and `carry_out` are what it does that with; the dashboard's pages use the same.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from fastapi import Request, Response
@@ -26,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aura.app import Aura
 from aura.errors import AuraError
 from aura.gateway.problems import Problem
+from aura.masking import shown_with
 from aura.server import audit
 from aura.server.audit import Change
 from aura.server.hosts import host_of, is_loopback_name
@@ -34,6 +37,7 @@ from aura.server.operations import no_run, storable
 from aura.server.problems import HEADERS, Refused, answer, problem_of
 from aura.server.tokens import Keeper, Role, Token, ranks, read
 
+T = TypeVar("T")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 ROOM = 1024 * 1024
 """Bytes that a request's body may have beyond the largest payload."""
@@ -91,13 +95,11 @@ _NAMING = ("workflow", "version", "id", "action", "ids", "state", "cursor", "dry
 
 
 @dataclass(slots=True)
-class Gate:
-    """The ASGI application around the API; see the module's docstring. `public` are the paths that
-    everybody may have."""
+class Door:
+    """Who is let in: all faces of a process share one, so that guesses and requests are counted
+    together."""
 
-    inner: ASGIApp
     app: Aura
-    public: frozenset[str]
     guesses: Guesses = field(default_factory=Guesses)
     rates: Rates = field(default_factory=Rates)
     keeper: Keeper = field(init=False)
@@ -105,45 +107,22 @@ class Gate:
     def __post_init__(self) -> None:
         self.keeper = Keeper(self.app)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.inner(scope, receive, send)
-            return
-        scope = {**scope, "path": routed_path(scope)}
-        try:
-            if scope["path"] not in self.public:
-                scope["aura.caller"] = await self._caller(scope)
-            most = self.app.config.max_payload + ROOM
-            _check_length(scope, most)
-        except (AuraError, Refused) as error:
-            await answer(problem_of(error))(scope, receive, send)
-            return
-        await self.inner(scope, _bounded(receive, most), _with_headers(send))
-
-    async def _caller(self, scope: Scope) -> Caller:
-        """Raises Refused for whom nothing is shown, and StoreUnavailable."""
-        address = (scope.get("client") or ("",))[0]
+    async def caller(self, scope: Scope) -> Caller:
+        """Who sends a request: whom its token says, or without tokens whoever is on this machine.
+        Raises Refused for whom nothing is shown, and StoreUnavailable."""
         tokens = await self.keeper.all()
-        if tokens:
-            return self._bearer(scope, address, tokens)
-        if not is_loopback_name(host_of(_header(scope, b"host"))) or not _is_here(address):
-            raise Refused(
-                Problem(
-                    403,
-                    "host-not-allowed",
-                    "without tokens the API answers requests of this machine to localhost only; "
-                    "make one with: aura token create",
-                )
-            )
-        _check_origin(scope)
-        return Caller("local", "admin", address)
-
-    def _bearer(self, scope: Scope, address: str, tokens: Mapping[str, Token]) -> Caller:
-        scheme, _, given = _header(scope, b"authorization").strip().partition(" ")
+        if not tokens:
+            return local_caller(scope)
+        scheme, _, given = header_of(scope, b"authorization").strip().partition(" ")
         if not scheme:
             raise _unauthorized("token-missing", "send a token: Authorization: Bearer aura_…")
+        text = given if scheme.lower() == "bearer" else ""
+        return self.holder(text, address_of(scope), tokens)[1]
+
+    def holder(self, text: str, address: str, tokens: Mapping[str, Token]) -> tuple[Token, Caller]:
+        """Who holds the token of that text. Raises Refused: also when somebody guesses there."""
         now = self.app.clock.monotonic()
-        pair = read(given.strip()) if scheme.lower() == "bearer" else None
+        pair = read(text.strip())
         named = pair[0] if pair else ""
         wait = self.guesses.locked(address, now, named)
         if wait:
@@ -152,14 +131,63 @@ class Gate:
         if not (pair and token.opens(pair[1])) or token is _NOBODY:
             self.guesses.wrong(address, now)
             raise _unauthorized("token-invalid", "this is no token of this server")
+        caller = self.known(token, address)
+        self.guesses.right(address, token.id)
+        return token, caller
+
+    def known(self, token: Token, address: str) -> Caller:
+        """Who holds this token, which was shown before. Raises Refused when it is no longer live,
+        or asks too often."""
         state = token.state(self.app.time.now())
         if state != "live":
             raise _unauthorized(f"token-{state}", f"this token is {state}; ask for a new one")
-        self.guesses.right(address, token.id)
-        wait = self.rates.take(token.id, now)
+        wait = self.rates.take(token.id, self.app.clock.monotonic())
         if wait:
             raise _too_many("rate-limited", "this token asks too often", wait)
         return Caller(token.name, token.role, address, token.workflows)
+
+
+@dataclass(slots=True)
+class Gate:
+    """The ASGI application around the API; see the module's docstring. `public` are the paths that
+    everybody may have."""
+
+    inner: ASGIApp
+    door: Door
+    public: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.inner(scope, receive, send)
+            return
+        scope = {**scope, "path": routed_path(scope)}
+        try:
+            if scope["path"] not in self.public:
+                scope["aura.caller"] = await self.door.caller(scope)
+            most = self.door.app.config.max_payload + ROOM
+            _check_length(scope, most)
+        except (AuraError, Refused) as error:
+            await answer(problem_of(error))(scope, receive, send)
+            return
+        caller = scope.get("aura.caller")
+        with shown_with(self.door.app.config.masking.mask(caller.role if caller else "")):
+            await self.inner(scope, _bounded(receive, most), _with_headers(send))
+
+
+def local_caller(scope: Scope) -> Caller:
+    """Who asks while there are no tokens. Raises Refused for others than this machine."""
+    address = address_of(scope)
+    if not is_loopback_name(host_of(header_of(scope, b"host"))) or not _is_here(address):
+        raise Refused(
+            Problem(
+                403,
+                "host-not-allowed",
+                "without tokens the API answers requests of this machine to localhost only; "
+                "make one with: aura token create",
+            )
+        )
+    _check_origin(scope)
+    return Caller("local", "admin", address)
 
 
 _NOBODY = Token("", "", "viewer", (), "0" * 64, 0.0)
@@ -179,7 +207,8 @@ class GuardedRoute(APIRoute):
         async def handle(request: Request) -> Response:
             caller = caller_of(request)
             app: Aura = request.app.state.aura
-            await _admit(request, app, caller, self.needs)
+            asked = f"{request.method} {request.url.path[:200]}"
+            await admit(app, caller, self.needs, asked, request.path_params.get("run_id"))
             if request.method in SAFE:
                 return await go_on(request)
             _require_json(request)
@@ -187,21 +216,18 @@ class GuardedRoute(APIRoute):
                 self.name, caller.name, caller.role, "http", caller.address, _reason(request),
                 await _target(request, self.needs),
             )  # fmt: skip
-            number = await audit.record(app, change)
-            try:
-                return await go_on(request)
-            except Exception as error:
-                await audit.failed(app, change, number, problem_of(error).code)
-                raise
+            return await carry_out(app, change, lambda: go_on(request))
 
         return handle
 
 
-async def _admit(request: Request, app: Aura, caller: Caller, needed: Needs) -> None:
-    """Raises Refused for a caller who may not have this route, and RunNotFound for a run that is
-    not theirs to know of."""
+async def admit(
+    app: Aura, caller: Caller, needed: Needs, asked: str, run_id: str | None = None
+) -> None:
+    """Raises Refused for a caller who may not have what is `asked` for (a few words), and
+    RunNotFound for a run that is not theirs to know of."""
     if not ranks(caller.role, needed.role):
-        detail = f"{request.method} {request.url.path[:200]} needs the role {needed.role}"
+        detail = f"{asked} needs the role {needed.role}"
         raise Refused(Problem(403, "role-too-low", f"{detail}; this token is {caller.role}"))
     if not caller.workflows or needed.about == "body":
         return
@@ -209,10 +235,20 @@ async def _admit(request: Request, app: Aura, caller: Caller, needed: Needs) -> 
         raise Refused(
             Problem(403, "token-limited", "this token is limited to runs of its workflows")
         )
-    run_id = str(request.path_params["run_id"])
-    run = await app.store.run(run_id) if storable(run_id) else None
+    run = await app.store.run(run_id) if run_id and storable(run_id) else None
     if run is None or not caller.may_see(run.workflow):
-        raise no_run(run_id)
+        raise no_run(str(run_id))
+
+
+async def carry_out(app: Aura, change: Change, do: Callable[[], Awaitable[T]]) -> T:
+    """Do what was admitted: the audit log has it before, and why it failed. Raises what it raises,
+    and StoreUnavailable when the log cannot be written: then nothing is done."""
+    number = await audit.record(app, change)
+    try:
+        return await do()
+    except Exception as error:
+        await audit.failed(app, change, number, problem_of(error).code)
+        raise
 
 
 class _Segment(Convertor[str]):
@@ -238,7 +274,13 @@ def routed_path(scope: Scope) -> str:
     return "/".join(quote(unquote_to_bytes(part), safe="") for part in parts)
 
 
-def _header(scope: Scope, name: bytes) -> str:
+def address_of(scope: Scope) -> str:
+    """The peer's address; "" for a socket of this machine."""
+    return str((scope.get("client") or ("",))[0])
+
+
+def header_of(scope: Scope, name: bytes) -> str:
+    """The first header of that name (in lower case), or ""."""
     found = (value for key, value in scope["headers"] if key == name)
     return next(found, b"").decode("latin-1")
 
@@ -250,8 +292,8 @@ def _is_here(address: str) -> bool:
 def _check_origin(scope: Scope) -> None:
     """Without tokens a browser on this machine may do everything: pages of others must not use it.
     Raises Refused."""
-    origin = _header(scope, b"origin")
-    if not origin or scope["method"] in SAFE:
+    origin = header_of(scope, b"origin")
+    if not origin or scope.get("method") in SAFE:
         return
     if not is_loopback_name(host_of(origin.rpartition("//")[2])):
         detail = "pages of other origins may not change anything"
@@ -291,7 +333,7 @@ def _reason(request: Request) -> str:
 
 
 def _check_length(scope: Scope, most: int) -> None:
-    length = _header(scope, b"content-length")
+    length = header_of(scope, b"content-length")
     if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > most):
         raise _too_large(most)
 

@@ -17,7 +17,7 @@ from fastapi.openapi.utils import get_openapi
 from aura.app import Aura
 from aura.errors import StoreUnavailable
 from aura.server import operations
-from aura.server.access import Gate, GuardedRoute, needs
+from aura.server.access import Door, Gate, GuardedRoute, needs
 from aura.server.audit import AuditLog, read_log
 from aura.server.operations import Overview
 from aura.server.problems import SCHEMA, described, handle_errors
@@ -31,8 +31,9 @@ READY_WITHIN = 2.0
 HEALTH = frozenset({"/healthz", "/readyz", f"{API}/healthz", f"{API}/readyz"})
 
 
-def build_api(app: Aura) -> FastAPI:
-    """The API of an app, as an ASGI application. The app must be open when it is called."""
+def build_api(app: Aura, door: Door | None = None) -> FastAPI:
+    """The API of an app, as an ASGI application. The app must be open when it is called. `door`
+    is that of the process's other faces, None when there are none."""
     api = FastAPI(
         title="Aura", version=version("aura-workflows"), openapi_url=None, docs_url=None,
         redoc_url=None, redirect_slashes=False,
@@ -44,7 +45,7 @@ def build_api(app: Aura) -> FastAPI:
     api.include_router(_reads(app), prefix=API)
     api.include_router(_about(api), prefix=API)
     handle_errors(api)
-    api.add_middleware(Gate, app=app, public=HEALTH)
+    api.add_middleware(Gate, door=door or Door(app), public=HEALTH)
     return api
 
 

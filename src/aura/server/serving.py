@@ -6,7 +6,7 @@
 
 Who answers: `/api/v1` is always Aura's own; then the gateway's routes, for the paths that they
 configure; then `/healthz`, `/readyz` and `/metrics`. Under a gateway that takes these for itself
-they are still found below `/api/v1`.
+they are still found below `/api/v1`. What is left is the dashboard's, when there is one.
 
 At the end: the server stops accepting and lets requests finish; then `close` ends the gateway with
 what it still observes, and the app with its worker, observations and database, in this order.
@@ -31,8 +31,9 @@ from aura.gateway.adapters import CopyOf, Effects
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import HttpSpec
 from aura.gateway.routes import Routes
-from aura.server.access import GuardedRoute
-from aura.server.api import API, build_api
+from aura.server import ui
+from aura.server.access import Door, GuardedRoute
+from aura.server.api import API, HEALTH, build_api
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
@@ -105,18 +106,28 @@ class AppRunner:
 
 
 class Serving:
-    """The ASGI application; see the module's docstring. `worker` says whether it executes runs."""
+    """The ASGI application; see the module's docstring. `worker` says whether it executes runs,
+    `dashboard` whether it has pages (once per process)."""
 
-    def __init__(self, app: Aura, config: GatewayConfig | None, *, worker: bool = True) -> None:
+    def __init__(
+        self,
+        app: Aura,
+        config: GatewayConfig | None,
+        *,
+        worker: bool = True,
+        dashboard: bool = False,
+    ) -> None:
         self.app = app
         self.config = config
-        self.api: FastAPI = build_api(app)
+        self.door = Door(app)
+        self.api: FastAPI = build_api(app, self.door)
         self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
         self.metrics = Metrics(app)
         measured = metrics_route(self.metrics, GuardedRoute)
         self.api.include_router(measured, responses=READS)
         self.api.include_router(measured, prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
+        self.pages = ui.dashboard(app, self.door, self.metrics) if dashboard else None
         self._worker = worker
         self._routes = Routes(config.routes if config else ())
         self._runner = AppRunner(app)
@@ -149,9 +160,11 @@ class Serving:
         self.app.watch = self.metrics
         await self.app.open(worker=self._worker)
         self._open = True
-        if self.config is None:
-            return
         try:
+            if self.pages is not None:
+                await self.pages.open()
+            if self.config is None:
+                return
             holders = build_holders(self.config, self.app.clock)
             await self._follow(holders)
             self.gateway = Gateway(
@@ -178,6 +191,8 @@ class Serving:
             end()
         self._ends.clear()
         try:
+            if self.pages is not None:
+                await self.pages.close()
             if self.gateway is not None:
                 await self.gateway.close()
             if self._witness is not None:
@@ -192,6 +207,8 @@ class Serving:
             await self._lifespan(receive, send)
         elif self.gateway is not None and self._is_routed(scope):
             await self.gateway(scope, receive, send)
+        elif self.pages is not None and not _is_of_api(scope["path"]):
+            await self.pages(scope, receive, send)
         else:
             await self.api(scope, receive, send)
 
@@ -211,9 +228,9 @@ class Serving:
             self._ends.append(self.app.rollouts.follow(name, holder.offer, holder.confirm))
 
     def _is_routed(self, scope: Scope) -> bool:
-        if scope["type"] != "http":
-            return True  # the gateway says no to what is not HTTP
         path = scope["path"]
+        if scope["type"] != "http":  # the gateway says no to what is not HTTP
+            return self.pages is None or not path.startswith(ui.SOCKET)
         if path == API or path.startswith(API + "/"):
             return False
         return bool(self._routes.match(path, scope["method"]))
@@ -232,7 +249,17 @@ class Serving:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def build(app: Aura, config: GatewayConfig | None = None, *, worker: bool = True) -> Serving:
+def _is_of_api(path: str) -> bool:
+    return path == API or path.startswith(API + "/") or path in HEALTH or path == "/metrics"
+
+
+def build(
+    app: Aura,
+    config: GatewayConfig | None = None,
+    *,
+    worker: bool = True,
+    dashboard: bool = False,
+) -> Serving:
     """The ASGI application for an app, with a gateway when there is a configuration.
 
     Raises ConfigError for a route inside `/api/v1`, which Aura answers itself, and for a baseline
@@ -249,7 +276,7 @@ def build(app: Aura, config: GatewayConfig | None = None, *, worker: bool = True
             )
         if route.path.endswith("/*") and f"{API}/".startswith(f"{bare}/"):
             log.warning("the route %s gets all its paths but those below %s", route.path, API)
-    return Serving(app, config, worker=worker)
+    return Serving(app, config, worker=worker, dashboard=dashboard)
 
 
 def _require_workflows(app: Aura, config: GatewayConfig) -> None:

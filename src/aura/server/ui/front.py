@@ -1,0 +1,118 @@
+"""In front of the pages: who may come in, and what browsers are told about it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from nicegui import app as pages_app
+from nicegui import context, ui
+from starlette.types import Receive, Scope, Send
+
+from aura.app import Aura
+from aura.errors import AuraError
+from aura.gateway.problems import Problem
+from aura.server.access import Caller, Door, Needs, admit, local_caller
+from aura.server.metrics import Metrics
+from aura.server.problems import Refused, answer, problem_of
+from aura.server.ui import shell
+from aura.server.ui.pages import MODULES, PAGES, Page
+from aura.server.ui.parts import problem
+from aura.server.ui.visit import Looks, Visit
+
+log = logging.getLogger("aura.server")
+
+STATIC = Path(__file__).parent / "static"
+PATIENCE = 30.0
+"""Seconds that a page may take until it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Somebody's session, as pages ask it."""
+
+    scope: Scope
+    door: Door
+
+    async def caller(self) -> Caller:
+        return local_caller(self.scope)
+
+
+class Dashboard:
+    """The pages as an ASGI application; open it before it is called, once per process."""
+
+    def __init__(self, app: Aura, door: Door, metrics: Metrics) -> None:
+        self._app = app
+        self._door = door
+        self._metrics = metrics
+        self._looks = Looks(app.clock.monotonic)
+        self._host = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        self._ends = AsyncExitStack()
+        for name in MODULES:
+            import_module(name)
+        for one in PAGES.values():
+            self._serve(one)
+        pages_app.add_static_files("/_aura", STATIC, max_cache_age=0)
+        pages_app.config.socket_io_js_transports = ["websocket"]
+        ui.add_head_html(
+            '<link rel="stylesheet" href="/_aura/aura.css"><script src="/_aura/shell.js"></script>',
+            shared=True,
+        )
+        ui.run_with(
+            self._host, root=self._missing, title="Aura", dark=None, tailwind=False,
+            favicon=STATIC / "favicon.svg", show_welcome_message=False, language="en-US",
+            message_history_length=100, gzip_middleware_factory=None,
+        )  # fmt: skip
+
+    async def open(self) -> None:
+        """Begin to serve."""
+        await self._ends.enter_async_context(self._host.router.lifespan_context(self._host))
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self._ends.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = {**scope, "aura.session": Opened(scope, self._door)}
+        try:
+            scope["aura.caller"] = await scope["aura.session"].caller()
+        except (AuraError, Refused) as error:
+            await answer(problem_of(error))(scope, receive, send)
+            return
+        await self._host(scope, receive, send)
+
+    def _serve(self, one: Page) -> None:
+        @ui.page(one.path, title=f"{one.title} · Aura", response_timeout=PATIENCE)
+        async def show(request: Request) -> None:
+            await self._show(one, request, request.path_params)
+
+    async def _missing(self, request: Request) -> None:
+        await self._show(_NOWHERE, request, {})
+
+    async def _show(self, one: Page, request: Request, given: dict[str, Any]) -> None:
+        caller: Caller = request.scope["aura.caller"]
+        session: Opened = request.scope["aura.session"]
+        with shell.frame(one, caller, self._app.name, logged_in=False) as said:
+            visit = Visit(self._app, self._metrics, caller, request, session, self._looks, said)
+            try:
+                await admit(self._app, caller, one.needs, "this page", given.get("run_id"))
+                await one.build(visit, **given)
+            except Exception as error:
+                found = problem_of(error)
+                if found.status == 500:
+                    log.exception("the page %s failed", request.url.path[:200])
+                context.client.status_code = found.status
+                problem(error)
+
+
+async def _nothing(visit: Visit) -> None:
+    path = visit.request.url.path[:200]
+    raise Refused(Problem(404, "not-found", f"there is no page at {path}"))
+
+
+_NOWHERE = Page("", "Not found", Needs("viewer", "body"), "", _nothing)
