@@ -4,8 +4,10 @@ AuraError
 ├── ConfigError            settings that cannot work
 │   ├── PlanError          a plan file that cannot be followed (with line numbers)
 │   ├── SplitError         arms and weights that cannot be laid out
+│   │   └── UnknownSplit   there is none of that name
 │   ├── RangeError         a range of versions that cannot be read
-│   ├── CatalogError       the catalog has no such version, or a declaration contradicts itself
+│   ├── CatalogError       what is declared cannot be kept in the catalog
+│   │   └── UnknownVersion  it has no such workflow or version
 │   ├── ApplyRefused       files whose changes cannot all be made; none was
 │   ├── LayerError         a layer is full, or two experiments want the same part of it
 │   └── MissingExtra       an optional dependency is not installed
@@ -13,6 +15,8 @@ AuraError
 │   └── DuplicateVersion   the same workflow version twice
 ├── UnknownWorkflow        no such workflow or version here
 ├── UnknownQueue           no queue of that name
+├── UnknownTopic           no topic of that name, or the topic has no such group
+├── UnknownWorker          no worker with that id
 ├── CodecError             a value that cannot be stored or read back
 │   ├── InvalidInput       arguments that do not fit the declared types
 │   ├── DecryptionFailed   an encrypted value that does not open
@@ -20,7 +24,8 @@ AuraError
 │   └── PayloadTooLarge    a value over the size limit
 ├── StoreError             the database
 │   ├── StoreUnavailable   cannot be reached, is full, locked or read-only (try again)
-│   │   └── TransactionInDoubt  ... and nobody can tell whether a commit took place
+│   │   ├── TransactionInDoubt  ... and nobody can tell whether a commit took place
+│   │   └── ServerUnavailable   the server that a Client asks does not answer
 │   ├── TransactionConflict  the database asks to try a transaction again; nothing of it is kept
 │   ├── DatabaseMoved      the app was promoted to another one
 │   ├── SchemaTooNew       written by a newer Aura
@@ -58,13 +63,19 @@ AuraError
 │   └── TargetFailed       a target gave no usable answer
 │       └── TargetTimeout  ... because its time was over
 ├── RolloutError           an order that does not fit the rollout's state
-│   └── Incompatible       the candidate cannot stand in for the baseline
-├── ExperimentError        no such experiment, or an order that does not fit its state
+│   ├── Incompatible       the candidate cannot stand in for the baseline
+│   └── UnknownRollout     there is none of that name
+├── ExperimentError        an order that does not fit the experiment's state
+│   └── UnknownExperiment  there is none of that name
 ├── FlowError              a choice among paths that cannot be made as it was asked for
+│   └── UnknownFlow        there is none of that name
 ├── DecommissionError      a target that cannot be taken out of service like that
+│   └── UnknownDecommission  nobody takes it out of service
 ├── AlertFailed            an alert that could not be delivered
-├── ScheduleError          no such schedule, or an order that does not fit it
+├── ScheduleError          an order that does not fit the schedule's state
+│   └── UnknownSchedule    there is none of that name
 ├── TokenError             no such token of the HTTP API, or none like that can be made
+├── AccessDenied           the server does not let this token do that
 ├── SandboxError           the testing kit was used in a way that cannot work
 └── DemoFailed             the demo could not go on
 
@@ -101,6 +112,10 @@ class SplitError(ConfigError):
     """Arms, weights or a stored split that cannot be laid out."""
 
 
+class UnknownSplit(SplitError):
+    """There is no split of that name."""
+
+
 class LayerError(ConfigError):
     """A layer of experiments is full, or two of them want the same part of it."""
 
@@ -110,7 +125,11 @@ class RangeError(ConfigError):
 
 
 class CatalogError(ConfigError):
-    """The catalog has no such workflow or version, or what is declared cannot be kept in it."""
+    """What is declared or asked for does not fit the catalog."""
+
+
+class UnknownVersion(CatalogError):
+    """The catalog has no such workflow, or no such version of it."""
 
 
 class ApplyRefused(ConfigError):
@@ -135,6 +154,14 @@ class UnknownWorkflow(AuraError):
 
 class UnknownQueue(AuraError):
     """No queue of that name, here or in the database."""
+
+
+class UnknownTopic(AuraError):
+    """There is no topic of that name, or the topic has no group of that name."""
+
+
+class UnknownWorker(AuraError):
+    """There is no worker with that id, or it has been gone for a day."""
 
 
 class CodecError(AuraError):
@@ -171,6 +198,11 @@ class StoreUnavailable(StoreError):
 
 class TransactionInDoubt(StoreUnavailable):
     """The connection broke while a transaction was committed, and whether it was is not known."""
+
+
+class ServerUnavailable(StoreUnavailable):
+    """The server that a Client asks cannot be reached, or does not answer. What was asked for may
+    have been done, unless the message says that it was not."""
 
 
 class TransactionConflict(StoreError):
@@ -362,8 +394,16 @@ class RolloutError(AuraError):
     """An order that does not fit the state of the rollout."""
 
 
+class UnknownRollout(RolloutError):
+    """There is no rollout of that name."""
+
+
 class ExperimentError(AuraError):
-    """There is no such experiment, or an order or observation does not fit it."""
+    """An order or observation does not fit the experiment."""
+
+
+class UnknownExperiment(ExperimentError):
+    """There is no experiment of that name."""
 
 
 class Incompatible(RolloutError):
@@ -378,8 +418,16 @@ class FlowError(AuraError):
     """A choice among paths, or what is learnt from it, cannot be as it was asked for."""
 
 
+class UnknownFlow(FlowError):
+    """No choice, or no learning split, has that name."""
+
+
 class DecommissionError(AuraError):
     """A target that cannot be taken out of service like that, or brought back any more."""
+
+
+class UnknownDecommission(DecommissionError):
+    """Nobody is taking that target out of service, or has."""
 
 
 class AlertFailed(AuraError):
@@ -387,11 +435,24 @@ class AlertFailed(AuraError):
 
 
 class ScheduleError(AuraError):
-    """There is no such schedule, or an order does not fit it. Nothing was changed."""
+    """An order does not fit the schedule. Nothing was changed."""
+
+
+class UnknownSchedule(ScheduleError):
+    """There is no schedule of that name."""
 
 
 class TokenError(AuraError):
     """There is no such token of the HTTP API, or none can be made like that."""
+
+
+class AccessDenied(AuraError):
+    """The server does not let the caller do that: the token is missing, wrong, has ended, or is for
+    other things. `code` is the server's word for it."""
+
+    def __init__(self, message: str, *, code: str = "access-denied", hint: str = "") -> None:
+        self.code = code
+        super().__init__(message, hint=hint)
 
 
 class SandboxError(AuraError):

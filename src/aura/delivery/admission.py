@@ -87,17 +87,24 @@ def _unknown(found: Compatibility) -> list[str]:
     ]
 
 
-async def admit(catalog: Catalog, clock: Clock, plan: Plan, incompatible: str = "") -> Plan:
-    """The plan with versions in place of ranges, when it may start.
-
-    `incompatible` is why it may although its versions do not fit; that is kept in the matrix.
-    Raises Incompatible, CatalogError, PlanFlaw.
-    """
-    found = await judge(catalog, plan)
+def refuse(found: Judged, incompatible: str) -> None:
+    """Raise Incompatible when the plan may not start; `incompatible` is why it may all the same."""
     if found.refused and not incompatible.strip():
         raise _incompatible(found)
+
+
+async def admit(
+    catalog: Catalog, clock: Clock, plan: Plan, incompatible: str = "", by: str = ""
+) -> Plan:
+    """The plan with versions in place of ranges, when it may start.
+
+    `incompatible` is why it may although its versions do not fit; that is kept in the matrix, with
+    who says so. Raises Incompatible, CatalogError, PlanFlaw.
+    """
+    found = await judge(catalog, plan)
+    refuse(found, incompatible)
     for pair, _ in found.refused:
-        said = Override(plan.name, incompatible.strip(), "", clock.now())
+        said = Override(plan.name, incompatible.strip(), by, clock.now())
         await catalog.override(pair.old, pair.new, said)
         log.warning(
             "rollout %s starts although %s cannot stand in for %s: %s",

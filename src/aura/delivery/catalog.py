@@ -41,6 +41,7 @@ from aura.errors import (
     EpochConflict,
     InvalidInput,
     RangeError,
+    UnknownVersion,
     UnknownWorkflow,
 )
 from aura.store.base import Document, PutDocument, Store, Writer
@@ -454,7 +455,7 @@ def pick(known: Iterable[CatalogVersion], named: str) -> CatalogVersion:
         )
     mine = [one for one in known if one.workflow == found.name]
     if not mine:
-        raise CatalogError(
+        raise UnknownVersion(
             f"the catalog has no workflow {found.name}", hint="See: aura catalog list"
         )
     allowed = Range.parse(found.wanted)
@@ -464,7 +465,7 @@ def pick(known: Iterable[CatalogVersion], named: str) -> CatalogVersion:
     chosen = exact or [one for one in mine if one.version == best]
     if not chosen or (is_exact(found.wanted) and not exact):
         have = ", ".join(newest_first(one.version for one in mine))
-        raise CatalogError(
+        raise UnknownVersion(
             f"the catalog has no version {found.wanted} of {found.name}", hint=f"It has {have}"
         )
     return chosen[0]

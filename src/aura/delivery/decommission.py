@@ -48,6 +48,7 @@ from aura.errors import (
     EpochConflict,
     RunConflict,
     StoreUnavailable,
+    UnknownDecommission,
 )
 from aura.store.base import (
     SETTLED,
@@ -144,14 +145,7 @@ class Decommissions:
         Raises DecommissionError when it is under way, or was archived.
         """
         while True:
-            epoch, known = await self._shown(plan.target)
-            if known is not None and known.gone:
-                refuse_retired([known], [plan.target])
-            if known is not None and not known.ended and await self._is_alive(known.run):
-                raise DecommissionError(
-                    f"{plan.target} is being decommissioned already ({known.state})",
-                    hint=f"See: aura decommission status {plan.target}",
-                )
+            epoch, known = await self.refuse(plan)
             run = await self._free_run(plan.target, known)
             endpoints = tuple(Endpoint(path) for path in plan.endpoints)
             fresh = Retirement(plan.target, run, "gate", plan.policy, endpoints, plan.link)
@@ -166,6 +160,18 @@ class Decommissions:
                 hint="See: aura decommission status",
             ) from error
         return fresh
+
+    async def refuse(self, plan: Decommission) -> tuple[int, Retirement | None]:
+        """Raise DecommissionError when `start` would; else what there is, with its epoch."""
+        epoch, known = await self._shown(plan.target)
+        if known is not None and known.gone:
+            refuse_retired([known], [plan.target])
+        if known is not None and not known.ended and await self._is_alive(known.run):
+            raise DecommissionError(
+                f"{plan.target} is being decommissioned already ({known.state})",
+                hint=f"See: aura decommission status {plan.target}",
+            )
+        return epoch, known
 
     async def undo(self, target: str, *, by: str = "", reason: str = "") -> Retirement:
         """Order it to bring everything back. Raises DecommissionError when it is too late."""
@@ -196,7 +202,7 @@ class Decommissions:
         """Raises DecommissionError when there is none."""
         _, known = await self._shown(target)
         if known is None:
-            raise DecommissionError(
+            raise UnknownDecommission(
                 f"{target} is not being decommissioned",
                 hint="Start it with: aura decommission FILE|TARGET",
             )

@@ -31,7 +31,7 @@ from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event, RolloutStatus, given_up
 from aura.delivery.turn import write_order
 from aura.engine import no_order_of_a_shadow
-from aura.errors import EpochConflict, RolloutError
+from aura.errors import EpochConflict, RolloutError, UnknownRollout
 from aura.store.base import AppendFeed, Document, Op, PutDocument, Store
 
 _TRIES = 1_000  # times that others may be faster
@@ -336,7 +336,7 @@ def _split(seen: _Seen, given: str) -> str:
         moved = {given, *(name for name in moved if name in seen.names())}
     if not moved:
         known = ", ".join(seen.names()) or "none"
-        raise RolloutError(
+        raise UnknownRollout(
             f"there is no split and no rollout {given}", hint=f"Splits that are there: {known}"
         )
     if len(moved) > 1:

@@ -27,7 +27,13 @@ from aura.delivery.split import Split
 from aura.delivery.trial import WORKFLOW, Trials
 from aura.delivery.trial_turn import Mark, write_order
 from aura.engine import no_order_of_a_shadow
-from aura.errors import CodecError, ExperimentError, RunConflict, StoreUnavailable
+from aura.errors import (
+    CodecError,
+    ExperimentError,
+    RunConflict,
+    StoreUnavailable,
+    UnknownExperiment,
+)
 from aura.store.base import AppendFeed, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -146,7 +152,7 @@ class Experiments:
         """The experiment as it was last published. Raises ExperimentError when there is none."""
         found = await self.engine.shown(name)
         if found is None:
-            raise ExperimentError(
+            raise UnknownExperiment(
                 f"there is no experiment {name}", hint="Start it with: aura experiment start FILE"
             )
         return found[1]
@@ -283,7 +289,7 @@ class Experiments:
         if shown is not None:
             return shown[1].split
         if await self._store.document("split", name) is None:
-            raise ExperimentError(
+            raise UnknownExperiment(
                 f"there is neither an experiment nor a split {name}",
                 hint="Give the name of the experiment",
             )

@@ -25,7 +25,7 @@ from aura.clock import Clock
 from aura.delivery.ledger import Ledger, Line
 from aura.delivery.policy import Chosen, Policy, Value, draw, features, probabilities, tripping
 from aura.engine import Retry, Step, borrow, here
-from aura.errors import CodecError, EpochConflict, FlowError, StoreUnavailable
+from aura.errors import CodecError, EpochConflict, FlowError, StoreUnavailable, UnknownFlow
 from aura.store.base import AppendFeed, PutDocument, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -293,7 +293,7 @@ class Flows:
         """What is known of a choice. Raises FlowError when there is none of that name."""
         known = await self._read(name, fresh=True)
         if not known.position:
-            raise FlowError(
+            raise UnknownFlow(
                 f"no choice {name} has been made", hint="See which there are: aura flows list"
             )
         arms = known.arms or tuple(known.ledger.arms)

@@ -51,7 +51,7 @@ from aura.engine import (
     own_step,
     receive,
 )
-from aura.errors import CodecError, FlowError, PlanError, SignalTimeout
+from aura.errors import CodecError, FlowError, PlanError, SignalTimeout, UnknownFlow
 from aura.stats.hashing import BUCKETS
 from aura.store.base import AppendFeed, FeedItem, PutDocument, Store, Writer
 from aura.yamlnodes import Node, load, read
@@ -101,8 +101,12 @@ class LearningPlan:
 
 def load_learning(path: str | Path) -> LearningPlan:
     """The `learning:` section of a file. Raises ConfigError with file, line and what to do."""
-    text = read(Path(path), kind="learning", error=PlanError)
-    root = load(text, file=str(path), kind="learning", begin="learning:", error=PlanError)
+    return parse_learning(read(Path(path), kind="learning", error=PlanError), str(path))
+
+
+def parse_learning(text: str, source: str = "learning") -> LearningPlan:
+    """The same of a file's text; `source` names it in errors. Raises PlanError."""
+    root = load(text, file=source, kind="learning", begin="learning:", error=PlanError)
     members = root.members()
     if "learning" not in members:
         root.fail("there is no `learning:`", "begin it as in docs/how-to/flows.md")
@@ -292,7 +296,7 @@ class Learning:
         """What was published last. Raises FlowError when there is none of that name."""
         known = await self._known(name)
         if known is None:
-            raise FlowError(
+            raise UnknownFlow(
                 f"no split learns under the name {name}",
                 hint="Begin with: aura flows start FILE",
             )

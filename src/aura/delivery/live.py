@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aura.delivery.curve import Curve
 from aura.delivery.evidence import Tally
 from aura.delivery.guard import Judgement
 from aura.delivery.observation import Observation
@@ -47,13 +48,15 @@ class Track:
 
 @dataclass(slots=True)
 class Live:
-    """One rollout. `since` as in its Leg; `shown` is what was published last, by epoch."""
+    """One rollout. `since` as in its Leg; `shown` is what was published last, by epoch; `curve` is
+    what was written of it over time (`aura.delivery.curve`)."""
 
     since: tuple[int, ...]
     tracks: tuple[Track, ...]
     looked: float = 0.0
     published: float = 0.0
     shown: tuple[int, RolloutStatus] | None = None
+    curve: Curve | None = None
 
     @property
     def tripped(self) -> Judgement | None:

@@ -29,8 +29,12 @@ _KEYS = ("endpoints", "gate", "policy", "grace", "backup", "link", "alerts")
 
 def load_decommission(path: str | Path) -> tuple[Decommission, bool]:
     """The section of a file, and whether it names endpoints. Raises ConfigError with the line."""
-    text = yamlnodes.read(Path(path), kind="configuration")
-    root = yamlnodes.load(text, file=str(path), kind="configuration", begin="decommission:")
+    return parse_decommission(yamlnodes.read(Path(path), kind="configuration"), str(path))
+
+
+def parse_decommission(text: str, source: str = "configuration") -> tuple[Decommission, bool]:
+    """The same of a file's text; `source` names it in errors. Raises ConfigError."""
+    root = yamlnodes.load(text, file=source, kind="configuration", begin="decommission:")
     top = root.members()
     if "decommission" not in top:
         root.fail("there is no decommission", "begin with `decommission:`")
@@ -54,7 +58,7 @@ def load_decommission(path: str | Path) -> tuple[Decommission, bool]:
     try:
         return Decommission(**given), "endpoints" in found
     except DecommissionError as error:
-        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
 
 
 def _path(node: Node) -> str:

@@ -40,6 +40,7 @@ from aura.clock import Clock
 from aura.delivery import decide as rules
 from aura.delivery.aftermath import Aftermath
 from aura.delivery.approval import SIGNAL, Said, read_said
+from aura.delivery.curves import Pen
 from aura.delivery.decide import Continue, RolloutState, layout
 from aura.delivery.hashed import hashing_for
 from aura.delivery.live import Live, Track, live_of
@@ -106,6 +107,7 @@ class Engine:
         self.store = store
         self.writer = writer
         self.clock = clock
+        self._pen = Pen(store, writer)
         self._live = {}
 
     async def _rollout(self, plan: Plan, run: str) -> str:
@@ -408,7 +410,7 @@ class Engine:
             live.shown = shown
             return
         live.published = now
-        fits = await self._put("rollout", plan.name, status.to_json(), epoch)
+        fits = await self._publish(plan, status, live, epoch)
         live.shown = (epoch + 1, status) if fits else None
 
     async def _record(
@@ -434,12 +436,19 @@ class Engine:
             status = status_of(plan, run, state, seen, turn.reason, history)
             status = replace(_carried(status, known), turn=leg.turn + 1, notes=live.notes())
             status = replace(status, guard=turn.guard)
-            if await self._put("rollout", plan.name, status.to_json(), at):
+            if await self._publish(plan, status, live, at):
                 log.info("rollout %s: %s: %s", plan.name, turn.kind, turn.reason)
                 break
         live.shown = None
         if state.ended:
             await self._note_late_orders(plan, run, turn.orders)
+
+    async def _publish(self, plan: Plan, status: RolloutStatus, live: Live, expected: int) -> bool:
+        try:
+            await self._pen.put(plan, status, live, self.clock.now(), expected)
+        except EpochConflict:
+            return False
+        return True
 
     async def _note_late_orders(self, plan: Plan, run: str, read: int) -> None:
         """Orders that came when the end was decided are not carried out, but are in the history."""
@@ -464,6 +473,8 @@ class Engine:
                 other = known.run != status.run
                 if (begun and not other) or (other and await self.under_way(known)):
                     return
+                if not other:
+                    status = status.begun_by(known.by)
             if await self._put("rollout", status.name, status.to_json(), epoch):
                 return
 
@@ -474,8 +485,8 @@ class Engine:
 
     # What the desk needs too.
 
-    async def announce(self, plan: Plan) -> str:
-        """Take the rollout's name for a new run; the id for that run.
+    async def announce(self, plan: Plan, by: str = "") -> str:
+        """Take the rollout's name for a new run that `by` begins; the id for that run.
 
         Raises RolloutError while a rollout of that name is under way.
         """
@@ -488,6 +499,7 @@ class Engine:
                 await self._put("rollout-past", known.run, known.to_json(), 0)
             state = rules.start(self.clock.now())
             status = status_of(plan, run, state, nothing_seen(plan), "waits for a worker", ())
+            status = replace(status, by=by)
             if await self._put("rollout", plan.name, status.to_json(), epoch):
                 return run
 
@@ -564,7 +576,7 @@ def refuse_forced(split: Split) -> None:
 
 def _carried(status: RolloutStatus, known: RolloutStatus) -> RolloutStatus:
     """With what stays from one status to the next."""
-    return replace(status, opened=known.opened, begun=known.begun)
+    return replace(status, opened=known.opened, begun=known.begun, by=known.by)
 
 
 def _way(split: Split) -> tuple[object, ...]:

@@ -29,7 +29,13 @@ from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.delivery.turn import write_order
 from aura.engine import Run, Workflow, no_order_of_a_shadow
-from aura.errors import CodecError, RolloutError, RunConflict, StoreUnavailable
+from aura.errors import (
+    CodecError,
+    RolloutError,
+    RunConflict,
+    StoreUnavailable,
+    UnknownRollout,
+)
 from aura.store.base import SETTLED, AppendFeed, PutDocument, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -46,10 +52,10 @@ _UNMOVED = (
 
 Start = Callable[..., Awaitable[Any]]
 Handle = Callable[[str], Run[Any]]
-Admit = Callable[[Plan, str], Awaitable[Plan]]
+Admit = Callable[[Plan, str, str], Awaitable[Plan]]
 
 
-async def _as_it_is(plan: Plan, _: str) -> Plan:
+async def _as_it_is(plan: Plan, _why: str, _by: str) -> Plan:
     return plan
 
 
@@ -122,9 +128,15 @@ class Rollouts:
             self._buffer.clear()
 
     async def start(
-        self, plan: Plan, *, again: bool = False, replace: bool = False, incompatible: str = ""
+        self,
+        plan: Plan,
+        *,
+        again: bool = False,
+        replace: bool = False,
+        incompatible: str = "",
+        by: str = "",
     ) -> RolloutStatus:
-        """Begin a rollout; its status once a worker has taken it up.
+        """Begin a rollout; its status once a worker has taken it up. `by` is who begins it.
 
         The same plan started twice at the same moment is one rollout. One that has completed is
         begun anew only with `again`: it would take the traffic back to its first stage. One whose
@@ -135,7 +147,25 @@ class Rollouts:
         is why it begins all the same; CatalogError when an arm is no version that there is.
         """
         no_order_of_a_shadow(f"start rollout {plan.name}")
-        plan = await self.admit(plan, incompatible)
+        plan = await self.admit(plan, incompatible, by)
+        await self.refuse(plan, again=again, replace=replace)
+        run = await self.engine.announce(plan, by)
+        if plan.alerts:
+            for pair in plan.pairs:
+                body = channels_json(plan.alerts)
+                await self._writer.submit(PutDocument("alerts", pair.split, body))
+        try:
+            await self._start(WORKFLOW, plan, run, id=run)
+        except RunConflict as error:
+            raise RolloutError(
+                f"rollout {plan.name} was started with another plan at the same moment",
+                hint="Let it end, or roll it back first",
+            ) from error
+        return await self._begun(plan, run)
+
+    async def refuse(self, plan: Plan, *, again: bool = False, replace: bool = False) -> None:
+        """Raise RolloutError for a plan that `start` would not begin now, whatever the catalog says
+        of its versions; DecommissionError for one with an arm that is gone."""
         splits = {pair.split for pair in plan.pairs}
         for status in await self.all():
             shared = splits.intersection(status.splits)
@@ -156,19 +186,6 @@ class Rollouts:
         await self.engine.refuse_forced(plan)
         arms = [arm for pair in plan.pairs for arm in (pair.baseline, pair.candidate)]
         refuse_retired(await retirements(self._store), arms)
-        run = await self.engine.announce(plan)
-        if plan.alerts:
-            for pair in plan.pairs:
-                body = channels_json(plan.alerts)
-                await self._writer.submit(PutDocument("alerts", pair.split, body))
-        try:
-            await self._start(WORKFLOW, plan, run, id=run)
-        except RunConflict as error:
-            raise RolloutError(
-                f"rollout {plan.name} was started with another plan at the same moment",
-                hint="Let it end, or roll it back first",
-            ) from error
-        return await self._begun(plan, run)
 
     async def order(
         self, name: str, order: Order, *, reason: str = "", by: str = "", to: str = ""
@@ -279,7 +296,7 @@ class Rollouts:
         """The rollout as it was last published. Raises RolloutError when there is none."""
         document = await self._store.document("rollout", name)
         if document is None:
-            raise RolloutError(
+            raise UnknownRollout(
                 f"there is no rollout {name}", hint="Start it with: aura rollout start FILE"
             )
         return await self._with_note(RolloutStatus.from_json(document.body))

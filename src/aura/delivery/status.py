@@ -109,7 +109,7 @@ class RolloutStatus:
     `turn` of them were taken. `opened` is the epoch, time and feed position with which it began,
     None until a worker has taken it up and when it was refused; `begun` has epoch and position of
     each split. `together` are the splits that are moved with this one. `weight` is the candidate's
-    share now. `notes` say what is odd about the observations.
+    share now. `notes` say what is odd about the observations. `by` began it.
     """
 
     name: str
@@ -135,6 +135,7 @@ class RolloutStatus:
     approval: ApprovalStatus | None = None
     notes: tuple[str, ...] = ()
     in_flight: InFlight | None = None
+    by: str = ""
 
     @property
     def pairs(self) -> tuple[PairStatus, ...]:
@@ -152,6 +153,11 @@ class RolloutStatus:
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in ("completed", "rolled-back")
+
+    def begun_by(self, by: str) -> RolloutStatus:
+        """The same with who began it, also in the first line of its history."""
+        first = tuple(replace(one, by=by) for one in self.history[:1])
+        return replace(self, by=by, history=(*first, *self.history[1:]))
 
     def to_json(self) -> bytes:
         """Compact JSON; the same status gives the same bytes."""

@@ -72,6 +72,18 @@ class Histogram:
                 return 2 * GROWTH**index / (GROWTH + 1)
         return None
 
+    def coarse(self, width: int = 9) -> list[tuple[float, float, int]]:
+        """For people to look at: (from, to, count) in seconds, the shortest first, `width` buckets
+        in each (9: a fifth wider than the one before); empty ones are left out."""
+        found: dict[int, int] = {}
+        for index, count in self._buckets.items():
+            group = math.ceil(index / width)
+            found[group] = found.get(group, 0) + count
+        return [
+            (GROWTH ** ((group - 1) * width), GROWTH ** (group * width), found[group])
+            for group in sorted(found)
+        ]
+
     def merge(self, other: Histogram) -> Histogram:
         """A new histogram of both."""
         merged = Histogram()
