@@ -15,6 +15,7 @@ from typing import Any
 from aura.app import Aura
 from aura.cli.audited import note_start
 from aura.errors import AuraError, ConfigError, StoreError
+from aura.masking import shown_with
 
 
 def load_app(name: str, database: str | None = None) -> Aura:
@@ -95,7 +96,8 @@ async def opened(
         raise
     try:
         await note_start(app)
-        yield app
+        with shown_with(app.config.masking.mask()):
+            yield app
     finally:
         await app.close()
 

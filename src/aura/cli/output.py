@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aura.errors import AuraError, RunFailed
+from aura.masking import redact as redact
 from aura.server.views import ErrorView, Payload
 
 WIDE = 200
@@ -57,14 +58,6 @@ STYLES = {
 }
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_TOKEN = re.compile(r"(aura_[0-9a-f]{12}_)[A-Za-z0-9_-]+")
-_PASSWORD = re.compile(r"(\w://[^\s:/@]*:)\S*(?=@)|(\bpassword=)[^\s&'\"]+", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """The text with the passwords of URLs and the secrets of tokens masked."""
-    text = _TOKEN.sub(lambda found: f"{found[1]}***", text)
-    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def clean(text: str) -> str:

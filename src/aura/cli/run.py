@@ -21,6 +21,7 @@ from aura.codec import plain, to_json
 from aura.engine.definition import Workflow
 from aura.engine.handle import Run
 from aura.errors import InvalidInput, StoreUnavailable
+from aura.masking import current_mask
 from aura.server.operations import split_arguments
 from aura.server.views import run_view
 
@@ -169,7 +170,7 @@ async def _attached(
 
 async def _print_result(run: Run[Any], as_json: bool) -> None:
     record = await run.record()
-    result = plain(record.output)
+    result = current_mask()(plain(record.output))
     if as_json:
         print_json({"run": run_view(record), "result": result})
         return

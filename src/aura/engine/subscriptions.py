@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, get_type_hints
 
-from aura.codec import Limits, Slot, unpack
+from aura.codec import Limits, Slot, trace_in, unpack
 from aura.engine.attempt import TimedOut
 from aura.engine.calls import is_being_cancelled
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.events import Handling, check_topic, handling
 from aura.engine.retry import Retry
+from aura.engine.watch import Watch, doing
 from aura.errors import InvalidInput, RegistrationError
 from aura.store.base import Writer
 from aura.store.events import Emit
@@ -115,6 +116,7 @@ class Surroundings:
     registry: Registry
     resolver: Resolver
     start: Start
+    watch: Watch | None = None
 
 
 Handle = Callable[[Stored, int, str, str | None], Awaitable[None]]
@@ -135,6 +137,11 @@ class Handler:
 
         What it emits is durable when this returns.
         """
+        topic, group = self._subscription.topic, self._subscription.group
+        with doing(self._around.watch, "handle", topic, trace_in(event.payload), group=group):
+            await self._handle(event, attempt, key, version)
+
+    async def _handle(self, event: Stored, attempt: int, key: str, version: str | None) -> None:
         if self._is_workflow:
             await self._start_run(event, key, version)
             return

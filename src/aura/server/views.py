@@ -15,6 +15,7 @@ from typing import Any
 from aura.codec import plain, unpack
 from aura.engine.shadow import suppressed_entries
 from aura.errors import CodecError, DecryptionFailed
+from aura.masking import HIDDEN, current_mask
 from aura.server.journal import Call, CallState, calls
 from aura.store.base import Entry, RunRecord, RunState, StoreInfo, Worker
 
@@ -172,14 +173,22 @@ def payload_view(data: bytes | None, *, full: bool = False) -> Payload | None:
     try:
         text = unpack(data)
         if full or len(text) <= WHOLE:
-            return Payload(len(text), True, plain(text))
-        cut = text[: 4 * PREVIEW].decode("utf-8", "replace")[:PREVIEW]
+            return Payload(len(text), True, current_mask()(plain(text)))
+        cut = _beginning(text)
     except DecryptionFailed as error:
         named = f"encrypted with the key {error.key_id}"
         return Payload(len(data), False, preview=named, encrypted=True)
     except (CodecError, ValueError) as error:
         return Payload(len(data), False, preview=f"cannot be read: {error}")
     return Payload(len(text), False, preview=cut)
+
+
+def _beginning(text: bytes) -> str:
+    """The first characters of a JSON text, masked: before it is cut, if there may be a secret."""
+    mask, whole = current_mask(), ""
+    if mask and mask.may_find(whole := text.decode("utf-8", "replace")):
+        return mask.json_text(whole)[:PREVIEW]
+    return text[: 4 * PREVIEW].decode("utf-8", "replace")[:PREVIEW]
 
 
 def error_view(data: bytes | None) -> ErrorView | None:
@@ -193,8 +202,10 @@ def error_view(data: bytes | None) -> ErrorView | None:
     except (CodecError, ValueError) as error:
         return ErrorView("unreadable", str(error))
     if not isinstance(found, dict):
-        return ErrorView("unknown", json.dumps(found))
-    parts = {name: str(found.get(name, "")) for name in ("type", "message", "traceback", "hint")}
+        return ErrorView("unknown", json.dumps(current_mask()(found)))
+    shown = current_mask().text
+    names = ("type", "message", "traceback", "hint")
+    parts = {name: shown(str(found.get(name, ""))) for name in names}
     return ErrorView(**parts)
 
 
@@ -263,7 +274,7 @@ def call_view(call: Call, *, full: bool = False) -> CallView:
         started_at=time_of(call.started_at),
         seconds=None if call.seconds is None else round(call.seconds, 6),
         input=payload_view(call.entries[0].input, full=full),
-        output=payload_view(_output(call), full=full),
+        output=_hidden(call) or payload_view(_output(call), full=full),
         error=error_view(call.last.error),
         failures=failed,
     )
@@ -294,6 +305,12 @@ def worker_view(worker: Worker, now: float) -> WorkerView:
 def database_view(info: StoreInfo) -> DatabaseView:
     """The database without its settings."""
     return DatabaseView(info.kind, info.location, info.server, info.schema)
+
+
+def _hidden(call: Call) -> Payload | None:
+    """What is shown of state and of a stream whose own name says that it is secret."""
+    named = call.last.kind in ("state", "stream") and current_mask().hides(call.last.fingerprint)
+    return Payload(len(_output(call) or b""), True, HIDDEN) if named else None
 
 
 def _output(call: Call) -> bytes | None:

@@ -1,0 +1,432 @@
+"""Spans of starts, runs, tries of steps, model calls, events and calls of targets.
+
+    start research                    PRODUCER   where `app.start` was called
+    └─ run research                   CONSUMER   from the start of the run to its end
+       ├─ queue default               how long it waited for a worker
+       ├─ step extract                one for each try
+       │  └─ chat gpt-5               CLIENT     `telemetry.model`
+       ├─ publish reports.ready       PRODUCER
+       │  └─ process reports.ready    CONSUMER   where the event is handled
+       ├─ resume research             each time that it was taken up again, here or elsewhere
+       └─ run summary                 a child
+
+A run outlives processes, and an open span dies with its own. So the span of a run is made when the
+run has ended, by whoever ended it, under an id that follows from the run: every process knows it,
+and what ended before a crash has a parent that comes later. Tracers that let nobody choose ids (all
+but those of the OpenTelemetry SDK) hang what belongs to a run on the span of its start instead.
+
+Which traces are recorded is decided where they begin, once, and carried along: see `Budget`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from collections.abc import Awaitable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import trace as api
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    Tracer,
+)
+
+from aura.clock import Clock
+from aura.engine.middleware import Invocation, Proceed
+from aura.engine.traces import LENGTH, NO_PARENT, Carried, current, trace_of
+from aura.engine.watch import Doing
+from aura.masking import current_mask
+from aura.store.base import Entry, RunRecord
+from aura.telemetry import Telemetry
+from aura.telemetry.export import provide
+
+_ENDS = frozenset({"completed", "failed", "cancelled", "parked"})
+_OURS = "aura."  # rollouts, schedules and the like go on for months: no trace is that long
+_KINDS = {
+    "start": SpanKind.PRODUCER,
+    "emit": SpanKind.PRODUCER,
+    "handle": SpanKind.CONSUMER,
+    "call": SpanKind.CLIENT,
+}
+_NAMES = {"start": "start", "emit": "publish", "handle": "process", "call": "call"}
+_MESSAGING = {"emit": "send", "handle": "process"}
+_LONGEST = 200  # characters of what an error says
+_WAITED = 0.001  # seconds in a queue that are worth a span
+_MOST_UNSAMPLED = 100_000
+
+
+class Budget:
+    """How many spans a second a process pays for: a bucket of one second's worth. New traces are
+    recorded while there is something in it; a trace that was begun takes what it needs, so the
+    bucket may owe. Pure but for its own level."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._level = rate or 0.0
+        self._at: float | None = None
+
+    def allows(self, now: float) -> bool:
+        """Whether a trace may begin; `now` in monotonic seconds."""
+        if self._rate is None:
+            return True
+        passed = 0.0 if self._at is None else max(0.0, now - self._at)
+        self._at = now
+        self._level = min(self._rate, self._level + passed * self._rate)
+        return self._level > 0
+
+    def spend(self) -> None:
+        """A span was made."""
+        self._level -= 1
+
+
+class _Ids:
+    """A generator of ids that can be told the next ones, of the thread that asks."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._next = threading.local()
+
+    def choose(self, trace_id: int, span_id: int) -> None:
+        self._next.ids = (trace_id, span_id)
+
+    def generate_trace_id(self) -> int:
+        ids = getattr(self._next, "ids", None)
+        return ids[0] if ids else self._inner.generate_trace_id()  # type: ignore[no-any-return]
+
+    def generate_span_id(self) -> int:
+        ids = self._next.__dict__.pop("ids", None)
+        return ids[1] if ids else self._inner.generate_span_id()  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Here:
+    """Where in a trace code runs; see `aura.engine.traces.Trace`. `context` is OpenTelemetry's,
+    with the span that new ones belong to."""
+
+    __slots__ = ("_text", "_tracing", "context", "publisher", "sampled", "span")
+
+    def __init__(self, tracing: Tracing, span: Span, *, publisher: bool = False) -> None:
+        self._tracing = tracing
+        self.span = span
+        self.context: Context = api.set_span_in_context(span)
+        self.sampled = span.get_span_context().trace_flags.sampled
+        self.publisher = publisher
+        self._text = ""
+
+    @property
+    def traceparent(self) -> str:
+        """The context for what begins here: inside a span of the user's own, that one's."""
+        inner = api.get_current_span().get_span_context()
+        own = self.span.get_span_context()
+        if inner.is_valid and inner.trace_id == own.trace_id and inner.span_id != own.span_id:
+            return _text(inner)
+        self._text = self._text or _text(own)
+        return self._text
+
+    def publishing(self, topic: str, event_id: str) -> str:
+        """A span for an event that is emitted here; its context."""
+        if self.publisher or not self.sampled:
+            return self.traceparent
+        span = self._tracing.span(
+            f"publish {topic}", self.context, SpanKind.PRODUCER,
+            {**_message("emit", topic), "messaging.message.id": event_id},
+        )  # fmt: skip
+        span.end()
+        return _text(span.get_span_context())
+
+    def model(
+        self, name: str, provider: str | None, operation: str
+    ) -> AbstractContextManager[_ModelSpan]:
+        """See `aura.telemetry.model`."""
+        return self._tracing.model(name, provider, operation)
+
+
+class _ModelSpan:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def used(self, *, input_tokens: int | None = None, output_tokens: int | None = None) -> None:
+        self._set("usage.input_tokens", input_tokens)
+        self._set("usage.output_tokens", output_tokens)
+
+    def answered(
+        self, *, model: str | None = None, id: str | None = None, finish: str | None = None
+    ) -> None:
+        self._set("response.model", model)
+        self._set("response.id", id)
+        if finish is not None:
+            self._span.set_attribute("gen_ai.response.finish_reasons", [finish])
+
+    def note(self, **attributes: str | int | float | bool) -> None:
+        for name, value in attributes.items():
+            self._set(name.replace("_", ".", 1), value)
+
+    def _set(self, name: str, value: str | int | float | bool | None) -> None:
+        if value is not None:
+            self._span.set_attribute(f"gen_ai.{name}", value)
+
+
+class Tracing:
+    """Traces one app: a middleware around its runs and steps, and a `Watch` of what goes on."""
+
+    def __init__(self, name: str, clock: Clock, settings: Telemetry) -> None:
+        self._name = name
+        self._clock = clock
+        self._settings = settings
+        self.budget = Budget(settings.rate)
+        self._unsampled: set[str] = set()  # runs that nobody started in a trace, over the budget
+
+    @cached_property
+    def _made(self) -> tuple[Tracer, _Ids | None]:
+        """The tracer and, if it lets anybody choose them, its ids: asked for when they are needed,
+        because a program may set its provider after it has made its app."""
+        tracer: Any = (self._settings.provider or provide(self._name)).get_tracer("aura")
+        inner = getattr(tracer, "id_generator", None)
+        if inner is None:
+            return tracer, None
+        ids = _Ids(inner)
+        tracer.id_generator = ids  # the SDK's; the tracer is ours alone
+        return tracer, ids
+
+    # -- runs and steps: middleware ------------------------------------------------------------
+
+    def around(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]:
+        """The middleware."""
+        if what.kind == "run":
+            return self._run(what, proceed)
+        here = current.get()
+        if type(here) is not Here or not here.sampled:
+            return proceed()
+        return self._step(here, what, proceed)
+
+    async def _run(self, what: Invocation, proceed: Proceed) -> Any:
+        if what.workflow.startswith(_OURS):
+            return await proceed()
+        own = self._context_of(what.trace, what.run_id, what.execution)
+        here = Here(self, NonRecordingSpan(own))
+        token, attached = current.set(here), contexts.attach(here.context)
+        span = None
+        if what.attempt > 1 and here.sampled:
+            more = {"aura.run.id": what.run_id, "aura.epoch": what.attempt}
+            span = self.span(f"resume {what.name}", here.context, SpanKind.INTERNAL, more)
+        try:
+            return await proceed()
+        finally:
+            if span is not None:
+                span.end()
+            contexts.detach(attached)
+            current.reset(token)
+
+    async def _step(self, above: Here, what: Invocation, proceed: Proceed) -> Any:
+        more = {
+            "aura.run.id": what.run_id,
+            "aura.step.key": what.key,
+            "aura.attempt": what.attempt,
+        }
+        span = self.span(f"step {what.name}", above.context, SpanKind.INTERNAL, more)
+        here = Here(self, span)
+        token, attached = current.set(here), contexts.attach(here.context)
+        try:
+            return await proceed()
+        except BaseException as error:
+            _failed(span, error)
+            raise
+        finally:
+            contexts.detach(attached)
+            current.reset(token)
+            span.end()
+
+    @contextmanager
+    def model(self, name: str, provider: str | None, operation: str) -> Iterator[_ModelSpan]:
+        """A span for a call of a model, below whatever span there is."""
+        more = {"gen_ai.operation.name": operation, "gen_ai.request.model": name}
+        if provider is not None:
+            more["gen_ai.provider.name"] = provider
+        span = self.span(f"{operation} {name}", contexts.get_current(), SpanKind.CLIENT, more)
+        attached = contexts.attach(api.set_span_in_context(span))
+        try:
+            yield _ModelSpan(span)
+        except BaseException as error:
+            _failed(span, error)
+            raise
+        finally:
+            contexts.detach(attached)
+            span.end()
+
+    # -- told by the engine: Watch -------------------------------------------------------------
+
+    def recorded(self, workflow: str, entry: Entry) -> None:
+        """Steps are traced while they run."""
+
+    def emitted(self, topic: str, seconds: float) -> None:
+        """Events are traced where they are emitted."""
+
+    def settled(self, run: RunRecord) -> None:
+        """A run has left this process; when it has ended, its span is made."""
+        if run.state not in _ENDS or run.workflow.startswith(_OURS):
+            return
+        trace = trace_of(run)
+        own = self._context_of(trace, run.id, run.execution)
+        self._unsampled.discard(run.id)
+        if not own.trace_flags.sampled:
+            return
+        context = api.set_span_in_context(NonRecordingSpan(own))
+        ids = self._made[1]
+        if ids is not None:
+            ids.choose(own.trace_id, own.span_id)
+        span = self.span(
+            f"run {run.workflow}", _above(trace), SpanKind.CONSUMER, _of_run(run), run.created_at
+        )
+        if run.state != "completed":
+            span.set_status(Status(StatusCode.ERROR, run.state))
+        if run.started_at is not None and run.started_at - run.created_at > _WAITED:
+            more = {"aura.run.id": run.id, "aura.queue": run.queue or "default"}
+            waited = self.span(
+                f"queue {run.queue or 'default'}", context, SpanKind.INTERNAL, more, run.created_at
+            )
+            waited.end(_nanos(run.started_at))
+        span.end(max(_nanos(run.created_at), _nanos(self._clock.now())))
+
+    def doing(
+        self, what: Doing, name: str, trace: str | None, more: dict[str, str]
+    ) -> AbstractContextManager[object]:
+        """A span around something outside of runs. Its parent is the span that is open, else the
+        context that it came with; without either a trace begins, if the budget allows."""
+        if what == "start" and name.startswith(_OURS):
+            return nullcontext()
+        carried = current.get()
+        text = trace or (None if carried is None else carried.traceparent)
+        if api.get_current_span().get_span_context().is_valid:
+            return self._doing(what, name, contexts.get_current(), more)
+        if text is not None and text.endswith("1"):
+            return self._doing(what, name, _above(text), more)
+        if text is None and self.budget.allows(self._clock.monotonic()):
+            return self._doing(what, name, Context(), more)
+        return self._unrecorded(text)
+
+    @contextmanager
+    def _doing(
+        self, what: Doing, name: str, context: Context, more: dict[str, str]
+    ) -> Iterator[None]:
+        said = _message(what, name) if what in _MESSAGING else {f"aura.{what}": name}
+        if "group" in more:
+            said["messaging.consumer.group.name"] = more.pop("group")
+        said |= {f"aura.{key}": value for key, value in more.items()}
+        span = self.span(f"{_NAMES[what]} {name}", context, _KINDS[what], said)
+        here = Here(self, span, publisher=what == "emit")
+        token, attached = current.set(here), contexts.attach(here.context)
+        try:
+            yield
+        except BaseException as error:
+            _failed(span, error)
+            raise
+        finally:
+            contexts.detach(attached)
+            current.reset(token)
+            span.end()
+
+    @contextmanager
+    def _unrecorded(self, text: str | None) -> Iterator[None]:
+        """A trace that is not recorded begins, or goes on: what follows is not recorded either."""
+        fresh = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+        token = current.set(Carried(text or fresh))
+        try:
+            yield
+        finally:
+            current.reset(token)
+
+    def _context_of(self, trace: str, run_id: str, execution: int) -> SpanContext:
+        """The context of the run's own span."""
+        trace_id, parent, sampled = trace[3:35], trace[36:52], trace.endswith("1")
+        if parent == NO_PARENT and sampled:
+            sampled = self._begins(run_id)
+        if self._made[1] is None and parent != NO_PARENT:
+            span_id = int(parent, 16)
+        else:
+            mark = f"{run_id}\0{execution}\0{trace[:52]}".encode(errors="surrogatepass")
+            span_id = int.from_bytes(hashlib.blake2b(mark, digest_size=8).digest()) or 1
+        return SpanContext(int(trace_id, 16), span_id, False, TraceFlags(int(sampled)))
+
+    def _begins(self, run_id: str) -> bool:
+        """Whether the trace of a run that nobody started in one is recorded here."""
+        if run_id in self._unsampled:
+            return False
+        if self.budget.allows(self._clock.monotonic()):
+            return True
+        if len(self._unsampled) >= _MOST_UNSAMPLED:
+            self._unsampled.clear()
+        self._unsampled.add(run_id)
+        return False
+
+    def span(
+        self,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        attributes: dict[str, Any],
+        began: float | None = None,
+    ) -> Span:
+        """A new span; `began` in epoch seconds, None for now."""
+        self.budget.spend()
+        start = None if began is None else _nanos(began)
+        return self._made[0].start_span(
+            name, context, kind, attributes, start_time=start, record_exception=False
+        )
+
+
+def _above(trace: str) -> Context:
+    """The context of a carried trace; an empty one when it has no parent."""
+    if trace[36:52] == NO_PARENT or len(trace) != LENGTH:
+        return Context()
+    found = SpanContext(
+        int(trace[3:35], 16), int(trace[36:52], 16), True, TraceFlags(int(trace[53:], 16))
+    )
+    return api.set_span_in_context(NonRecordingSpan(found), Context())
+
+
+def _text(found: SpanContext) -> str:
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags & 1:02x}"
+
+
+def _of_run(run: RunRecord) -> dict[str, Any]:
+    return {
+        "aura.run.id": run.id,
+        "aura.workflow": run.workflow,
+        "aura.workflow.version": run.version,
+        "aura.state": run.state,
+        "aura.epoch": run.epoch,
+    }
+
+
+def _message(what: str, topic: str) -> dict[str, Any]:
+    """The attributes of messaging, by OpenTelemetry's semantic conventions."""
+    name = _NAMES[what]
+    return {
+        "messaging.system": "aura",
+        "messaging.destination.name": topic,
+        "messaging.operation.name": name,
+        "messaging.operation.type": _MESSAGING[what],
+    }
+
+
+def _failed(span: Span, error: BaseException) -> None:
+    """Of an error its type and a few words, without what is secret."""
+    span.set_attribute("error.type", type(error).__name__)
+    span.set_status(Status(StatusCode.ERROR, current_mask().text(str(error))[:_LONGEST]))
+
+
+def _nanos(seconds: float) -> int:
+    return int(seconds * 1_000_000_000)
