@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -49,9 +50,7 @@ from aura.engine.shadow import checked_stubs, held_transaction, inherited, shado
 from aura.engine.storeclock import StoreClock
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, RegistrationError, UnknownWorkflow
-from aura.engine.watch import begun
-from aura.masking import Masking
-from aura.store.base import RunFilter, RunRecord, StartRun, Store, Sweep
+from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
 from aura.store.queues import Placement
@@ -59,7 +58,6 @@ from aura.store.sealed import SealedStore, sealed
 from aura.store.session import Isolation
 
 P = ParamSpec("P")
-from aura.telemetry import Telemetry, tracing_of
 R = TypeVar("R")
 
 DEFAULT_DATABASE = "./aura.db"
@@ -82,8 +80,7 @@ class Config:
     batches, the rarer the longer processes live: `mtbf` seconds between failures (None: estimated).
     `encryption_keys` are "id:base64" of 32 bytes each; the first one encrypts, all decrypt;
     AURA_ENCRYPTION_KEYS stands for them, separated by commas. What queues may require of a worker:
-    its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64). `masking` says what
-    people are not shown (AURA_MASK, AURA_UNMASKED).
+    its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64).
     """
 
     database: str = field(
@@ -107,7 +104,6 @@ class Config:
     resources: Mapping[str, float] = field(default_factory=lambda: _resources())
 
     def __post_init__(self) -> None:
-    masking: Masking = field(default_factory=Masking)
         check_database(self.database)
         for name in (
             *("lease", "poll", "capacity", "threads", "max_payload"),
@@ -168,8 +164,7 @@ class Aura(Events, Desk):
     """An application: its workflows, its store and its worker.
 
     `async with app:` opens the store and starts an in-process worker; `app.client()` does the same
-    without a worker, for processes that only start runs and wait for them. With `telemetry`
-    (True, or an `aura.telemetry.Telemetry`; AURA_TELEMETRY=1) it is traced.
+    without a worker, for processes that only start runs and wait for them.
     """
 
     committer: Committer
@@ -183,7 +178,6 @@ class Aura(Events, Desk):
         resolver: Resolver | None = None,
     ) -> None:
         super().__init__()
-        telemetry: Telemetry | bool | None = None,
         self.name = check_app(name)
         self.config = config or Config()
         self.clock = clock or SystemClock()
@@ -196,7 +190,7 @@ class Aura(Events, Desk):
         self.registry.add(self.schedules.engine.workflow)
         self._worker: Worker | None = None
         self._sweeper: Sweeper | None = None
-        self._around: list[Middleware] = self._traced_by(tracing_of(telemetry, name, self.clock))
+        self._around: list[Middleware] = []
         self.queues = Queues()
         self._opened = False
 
@@ -465,7 +459,7 @@ class Aura(Events, Desk):
         await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
         self.catalog.started(chosen.name, chosen.version)
-        started = await begun(submit, op, self.watch)
+        started = cast("Started", await asyncio.shield(submit(op)))
         check_same(op, started.run)
         return self._handle(started.run.id, chosen)
 

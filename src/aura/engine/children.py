@@ -29,7 +29,6 @@ from aura.engine.elsewhere import has_left
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
 from aura.engine.storeclock import end_wait
-from aura.engine.traces import carrying
 from aura.errors import (
     AuraError,
     LeaseLost,
@@ -382,7 +381,7 @@ def _op(
     family.registry.add(workflow)
     packed = pack(data, execution.limits, f"the input of workflow {workflow.name}")
     return StartRun(
-        chosen, workflow.name, workflow.version, packed, fingerprint, carrying(family.origin),
+        chosen, workflow.name, workflow.version, packed, fingerprint, family.origin,
         parent=execution.id, parent_epoch=execution.record.epoch, detached=terms.detached,
         place=terms.place, deadline=terms.deadline,
     )  # fmt: skip

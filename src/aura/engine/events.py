@@ -13,11 +13,10 @@ from collections.abc import Awaitable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from aura.codec import Limits, Slot, digest, pack, traced
+from aura.codec import Limits, Slot, digest, pack
 from aura.engine.calls import Call, execution_id
 from aura.engine.definition import check_name
 from aura.engine.lanes import Lane, StepScope, scope
-from aura.engine.traces import current as current_trace
 from aura.engine.transaction import current as open_transaction
 from aura.errors import ConfigError, InvalidInput, RegistrationError
 from aura.store.base import Outcome, Writer
@@ -137,12 +136,6 @@ def _packed(topic: str, data: bytes, limits: Limits) -> bytes:
 
 def _check(text: Any, what: str) -> None:
     if text is None:
-def _in_trace(topic: str, event_id: str, packed: bytes) -> bytes:
-    """The payload with the trace that it is emitted in."""
-    here = current_trace.get()
-    return packed if here is None else traced(packed, here.publishing(topic, event_id))
-
-
         return
     if not isinstance(text, str) or not 0 < len(text) <= _LONGEST or not text.isprintable():
         raise InvalidInput(

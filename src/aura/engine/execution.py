@@ -44,7 +44,6 @@ from aura.engine.storeclock import sleep_till
 from aura.engine.streams import Streams
 from aura.engine.succession import succession
 from aura.engine.timeouts import Alarm, in_time
-from aura.engine.traces import process_of, trace_of
 from aura.errors import (
     AuraError,
     BeginAnew,
@@ -480,10 +479,7 @@ class Execution:
                 scope.reset(outer)
 
         scope.set(None)  # what middleware awaits is none of the run's business
-        what = Invocation(
-            "run", run.workflow, run.id, run.workflow, run.version, "", run.epoch,
-            trace_of(run), run.execution,
-        )  # fmt: skip
+        what = Invocation("run", run.workflow, run.id, run.workflow, run.version, "", run.epoch)
         try:
             return await wrapped(self.around, what, proceed)
         finally:
@@ -512,7 +508,7 @@ class Execution:
         error: bytes | None = None,
         wake_at: float | None = None,
     ) -> Settle:
-        announce = process_of(self.record.origin) != self._services.origin
+        announce = self.record.origin != self._services.origin
         return Settle(
             self.id, self._epoch, state, output, error, wake_at, announce, self._seen,
             frees=self.record.queue is not None,

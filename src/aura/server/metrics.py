@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import asdict
-from contextlib import AbstractContextManager, nullcontext
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
@@ -28,7 +27,6 @@ from aura.app import Aura
 from aura.codec import plain
 from aura.delivery.observation import Observation
 from aura.errors import CodecError
-from aura.engine.watch import Doing
 from aura.gateway import Gateway
 from aura.server.access import needs
 from aura.server.hosts import host_of, is_loopback_name
@@ -190,12 +188,6 @@ class Metrics(Collector):
             encode, kind = choose_encoder(accept)
         except (TypeError, ValueError):  # a version that is none
             encode, kind = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-    def doing(
-        self, what: Doing, name: str, trace: str | None, more: dict[str, str]
-    ) -> AbstractContextManager[object]:
-        """Counted when it is over, by those who do it."""
-        return nullcontext()
-
         async with self._writing:
             await self.store.refresh()
             return await asyncio.to_thread(encode, self.registry), kind
