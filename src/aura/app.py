@@ -48,6 +48,7 @@ from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.settings import check_app, check_database, check_number
 from aura.engine.shadow import checked_stubs, held_transaction, inherited, shadow_place
 from aura.engine.storeclock import StoreClock
+from aura.engine.tenure import Turnover
 from aura.engine.transaction import Open
 from aura.errors import ConfigError, RegistrationError, UnknownWorkflow
 from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store, Sweep
@@ -545,6 +546,11 @@ class Aura(Events, Desk):
     def executing(self) -> int:
         """How many runs are under way in this process."""
         return 0 if self._worker is None else len(self._worker.under_way)
+
+    @property
+    def turnover(self) -> Turnover:
+        """How often runs and leases of this process have changed hands."""
+        return Turnover() if self._worker is None else self._worker.turnover
 
     def _require_open(self) -> None:
         if not self._opened:

@@ -44,6 +44,7 @@ from aura.engine.storeclock import sleep_till
 from aura.engine.streams import Streams
 from aura.engine.succession import succession
 from aura.engine.timeouts import Alarm, in_time
+from aura.engine.traces import process_of, trace_of
 from aura.errors import (
     AuraError,
     BeginAnew,
@@ -110,6 +111,7 @@ class Execution:
         self._release_at: float | None = None
         self.ended = False
         self.cut_off: Exception | None = None  # after which what was written is not known
+        self.lost = False  # it is another worker's
         self.settled = False
         self.asleep = False  # it waits out of memory, as far as this worker knows
 
@@ -215,6 +217,7 @@ class Execution:
 
     def lose(self, reason: BaseException) -> None:
         """Stop at once and write nothing more: the run is another worker's."""
+        self.lost = True
         if isinstance(reason, Exception):
             self.cut_off = reason
         if not isinstance(self._stop, LeaseLost):
@@ -479,7 +482,10 @@ class Execution:
                 scope.reset(outer)
 
         scope.set(None)  # what middleware awaits is none of the run's business
-        what = Invocation("run", run.workflow, run.id, run.workflow, run.version, "", run.epoch)
+        what = Invocation(
+            "run", run.workflow, run.id, run.workflow, run.version, "", run.epoch,
+            trace_of(run), run.execution,
+        )  # fmt: skip
         try:
             return await wrapped(self.around, what, proceed)
         finally:
@@ -508,7 +514,7 @@ class Execution:
         error: bytes | None = None,
         wake_at: float | None = None,
     ) -> Settle:
-        announce = self.record.origin != self._services.origin
+        announce = process_of(self.record.origin) != self._services.origin
         return Settle(
             self.id, self._epoch, state, output, error, wake_at, announce, self._seen,
             frees=self.record.queue is not None,

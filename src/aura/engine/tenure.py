@@ -11,8 +11,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from aura.clock import Clock
+
+
+@dataclass(slots=True)
+class Turnover:
+    """How often leases changed hands since the start: runs that were taken over from workers whose
+    lease was over, leases of this worker that could not be held, and runs that it lost with them."""
+
+    taken_over: int = 0
+    leases_lost: int = 0
+    runs_lost: int = 0
 
 
 class Tenure:

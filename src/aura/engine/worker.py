@@ -41,7 +41,7 @@ from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
 from aura.engine.precedence import Precedence
 from aura.engine.prefetch import Prefetch
 from aura.engine.storeclock import StoreClock
-from aura.engine.tenure import Tenure
+from aura.engine.tenure import Tenure, Turnover
 from aura.engine.watch import Watch
 from aura.errors import DecryptionFailed, LeaseLost, PoisonRun, StoreUnavailable
 from aura.store.base import (
@@ -112,6 +112,7 @@ class Worker:
         self._time = clock if isinstance(clock, StoreClock) else StoreClock(clock)
         self._rejoin = asyncio.Event()
         self._tenure = Tenure(clock, options.lease, self._rejoin.set)
+        self.turnover = Turnover()
         self._options = options
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="aura-step")
         self._results = results
@@ -314,6 +315,7 @@ class Worker:
 
     def _ended(self, execution: Execution, task: asyncio.Task[None]) -> None:
         execution.leave()
+        self.turnover.runs_lost += execution.lost
         run = execution.record
         if execution.cut_off is not None and run.owner == self.id:
             self.renounce(execution.cut_off)
@@ -439,6 +441,7 @@ class Worker:
 
     def take_up(self, claimed: Claimed) -> None:
         """Execute a run that is this worker's, or set it aside."""
+        self.turnover.taken_over += claimed.taken_over
         reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)
         if reason is None:
             self.begin(claimed)
@@ -512,6 +515,7 @@ class Worker:
         """Give up all runs and join again under a new name: what the old one wrote last is not
         known, and its runs are free for all when its lease is over."""
         log.warning("worker %s gives up %d runs: %s", self.id, len(self._executions), reason)
+        self.turnover.leases_lost += self._joined  # what fails again was not held
         self._joined = False
         self._tenure.end()
         self.id = _new_id()

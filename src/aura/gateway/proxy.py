@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -117,6 +118,9 @@ class Gateway:
         }
         self.retired = Retired()
         self.active = 0
+        self.punctual: Counter[tuple[str, str]] = Counter()
+        """By split: answers that began within their route's SLA ("in-time"), and after it
+        ("late")."""
         self._targets = targets
         self._splits = splits
         self._observe = observe
@@ -270,6 +274,9 @@ class Gateway:
     async def _serve(self, visit: Visit, respond: Responder) -> None:
         result = await self._race(visit)
         winner = result.winner
+        if visit.route.sla is not None:
+            late = self._elapsed(visit) > visit.route.sla
+            self.punctual[visit.route.split, "late" if late else "in-time"] += 1
         contract = self._contract_of(visit)
         wanted = visit.mirror or (contract and not winner.broken)
         copy = Copy(LARGEST) if wanted and winner.answer is not None else None

@@ -12,7 +12,9 @@ processes. Each app has a registry of its own: nothing here is global.
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -26,6 +28,7 @@ from prometheus_client.registry import Collector
 from aura.app import Aura
 from aura.codec import plain
 from aura.delivery.observation import Observation
+from aura.engine.watch import Doing
 from aura.errors import CodecError
 from aura.gateway import Gateway
 from aura.server.access import needs
@@ -81,6 +84,20 @@ SAVED = Spec(
 )  # fmt: skip
 ENTRIES = Spec("aura_journal_entries_total", "counter", "Entries written to journals.")
 COMMIT_FAILURES = Spec("aura_commit_failures_total", "counter", "Commits that failed.")
+OLDEST_WRITE = Spec(
+    "aura_checkpoint_wait_seconds", "gauge",
+    "For how long the commit that is under way has been tried; 0 when there is none.",
+)  # fmt: skip
+TAKEN_OVER = Spec(
+    "aura_runs_taken_over_total", "counter",
+    "Runs that this process has taken from workers whose lease was over.",
+)  # fmt: skip
+RUNS_LOST = Spec(
+    "aura_runs_lost_total", "counter", "Runs that this process had to give up with its lease."
+)
+LEASES_LOST = Spec(
+    "aura_leases_lost_total", "counter", "How often this process could not hold its lease."
+)
 EXECUTING = Spec("aura_runs_executing", "gauge", "Runs that are under way in this process.")
 LOST = Spec("aura_lost_observations_total", "counter", "Observations that were not written.")
 UNWRITTEN = Spec("aura_observations_waiting", "gauge", "Observations that are not written yet.")
@@ -98,6 +115,10 @@ OBEYED = Spec(
 LAPSED = Spec(
     "aura_gateway_split_lapsed", "gauge",
     "1 while the baseline serves because nobody could confirm the split.", ("split",), 1,
+)  # fmt: skip
+PUNCTUAL = Spec(
+    "aura_gateway_sla_answers_total", "counter",
+    "Answers of routes with an SLA: in time, or late.", ("split", "outcome"), 1,
 )  # fmt: skip
 COPIES = Spec("aura_shadow_copies_total", "counter", "Copies for shadows.", ("outcome",))
 
@@ -125,6 +146,7 @@ class Metrics(Collector):
         self.mismatches = Counts(MISMATCHES, most)
         self._obeyed = Gauges(OBEYED, most=most)
         self._lapsed = Gauges(LAPSED, most=most)
+        self._punctual = Gauges(PUNCTUAL, operator.add, most)
         self._names: dict[str, str] = {}
         self._writing = asyncio.Lock()  # the text is written in a thread: it may be long
         self.registry = CollectorRegistry()
@@ -167,6 +189,12 @@ class Metrics(Collector):
     def emitted(self, topic: str, seconds: float) -> None:
         """An event is durable."""
         self.publishing.add((topic,), seconds)
+
+    def doing(
+        self, what: Doing, name: str, trace: str | None, more: dict[str, str]
+    ) -> AbstractContextManager[object]:
+        """Counted when it is over, by those who do it."""
+        return nullcontext()
 
     def observed(self, one: Observation) -> None:
         """A request, or a copy of one, has shown how its arm does."""
@@ -215,6 +243,12 @@ class Metrics(Collector):
         yield _single(SAVED, sum(one.saved for one in counts))
         yield _single(ENTRIES, sum(one.entries for one in counts))
         yield _single(COMMIT_FAILURES, sum(one.failures for one in counts))
+        oldest = [app.committer.oldest() for app in self.apps if hasattr(app, "committer")]
+        yield _single(OLDEST_WRITE, max(oldest, default=0.0))
+        turnovers = [app.turnover for app in self.apps]
+        yield _single(TAKEN_OVER, sum(one.taken_over for one in turnovers))
+        yield _single(RUNS_LOST, sum(one.runs_lost for one in turnovers))
+        yield _single(LEASES_LOST, sum(one.leases_lost for one in turnovers))
         yield _single(EXECUTING, sum(app.executing for app in self.apps))
         yield _single(LOST, sum(app.rollouts.lost_observations for app in self.apps))
         yield _single(UNWRITTEN, sum(app.rollouts.waiting_observations for app in self.apps))
@@ -233,6 +267,7 @@ class Metrics(Collector):
         known = gateway.known()
         yield self._obeyed.family(((one.split,), one.epoch) for one in known)
         yield self._lapsed.family(((one.split,), one.lapsed) for one in known)
+        yield self._punctual.family((key, n) for key, n in dict(gateway.punctual).items())
         shadows = gateway.shadows
         copies = {name: getattr(shadows, name) for name in ("sent", "skipped", "cut", "uncompared")}
         yield _several(COPIES, copies)

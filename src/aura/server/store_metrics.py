@@ -52,6 +52,9 @@ OLDEST = Spec(
 DEAD = Spec("aura_dead_letters", "gauge", "Dead letters of a group.", ("topic", "group"), 2)
 WEIGHT = Spec("aura_rollout_weight", "gauge", "The share of an arm, 0 to 1.", ("split", "arm"), 2)
 EPOCH = Spec("aura_rollout_epoch", "gauge", "The newest epoch of a split.", ("split",), 1)
+BASELINE = Spec(
+    "aura_split_baseline", "gauge", "1 for the arm that is the baseline.", ("split", "arm"), 2
+)
 FORCED = Spec(
     "aura_split_forced", "gauge", "1 while everybody is forced to the baseline.", ("split",), 1
 )
@@ -74,6 +77,10 @@ LIMIT = Spec("aura_guard_limit", "gauge", "The evidence at which a guard trips."
 ROLLBACKS = Spec(
     "aura_rollbacks_total", "counter", "How often a rollout was rolled back.", ("rollout",), 1
 )
+ROLLED_BACK = Spec(
+    "aura_rollback_timestamp_seconds", "gauge",
+    "When a rollout was rolled back last, in seconds since 1970.", ("rollout",), 1,
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -127,6 +134,14 @@ def rollbacks_in(status: RolloutStatus) -> int:
     return sum(event.what == "rollback" and event.done > 0 for event in status.history)
 
 
+def rolled_back(facts: Facts) -> Iterator[tuple[Key, float]]:
+    """When each rollout's traffic was taken back last, as far as it ever was."""
+    for status in facts.rollouts:
+        times = [event.done for event in status.history if event.what == "rollback"]
+        if times and max(times) > 0:
+            yield (status.name,), max(times)
+
+
 class StoreMetrics:
     """What lies in the store of an app, as it was `FRESH` seconds ago at most."""
 
@@ -137,7 +152,10 @@ class StoreMetrics:
         self._looking = asyncio.Lock()
         self._rollbacks = Rollbacks()
         amounts = (DEPTH, LAG, DEAD, SEEN, ERRORS, ROLLBACKS)
-        largest = (UP, WORKERS, OLDEST, WEIGHT, EPOCH, FORCED, STATE, EVIDENCE, LIMIT)
+        largest = (
+            *(UP, WORKERS, OLDEST, WEIGHT, EPOCH, BASELINE, FORCED, STATE, EVIDENCE, LIMIT),
+            ROLLED_BACK,
+        )
         self._gauges = {one: Gauges(one, operator.add, most) for one in amounts}
         self._gauges |= {one: Gauges(one, max, most) for one in largest}
 
@@ -193,8 +211,10 @@ class StoreMetrics:
         splits = facts.splits
         yield fill(WEIGHT, *(((s.name, arm.name), arm.weight) for s in splits for arm in s.arms))
         yield fill(EPOCH, *(((one.name,), one.epoch) for one in splits))
+        yield fill(BASELINE, *(((one.name, one.baseline), 1.0) for one in splits))
         yield fill(FORCED, *(((one.name,), float(bool(one.forced))) for one in splits))
         yield fill(STATE, *states(facts))
+        yield fill(ROLLED_BACK, *rolled_back(facts))
         yield fill(SEEN, *requests(facts, "requests"))
         yield fill(ERRORS, *requests(facts, "errors"))
         guards = list(evidence(facts))

@@ -40,7 +40,7 @@ from aura.store.routing import CommitTimes, Router
 log = logging.getLogger("aura.store")
 
 MAX_BATCH = 2_000
-MAX_BRIEF = 32  # while there are critical signals
+MAX_BRIEF = 12  # while there are critical signals
 _SPLIT = 16  # operations from which two half batches, one in each hand, beat a whole one
 _ONCE = (AppendFeed, PutDocument)
 _ENTRIES = (Append, Emit)
@@ -96,6 +96,7 @@ class Committer:
         self._pressing = False  # what waits must be written at once
         self._napping = False  # all that waits may wait
         self._learning: asyncio.Task[None] | None = None
+        self._under_way: list[float] = []  # when the writes that are under way began
         self.counts = CommitCounts()
 
     def open(self) -> None:
@@ -163,6 +164,10 @@ class Committer:
     def written(self) -> dict[str, int]:
         """The counts by name."""
         return asdict(self.counts)
+
+    def oldest(self) -> float:
+        """For how long the oldest write has been under way, with its tries; 0.0 when none is."""
+        return self._clock.monotonic() - min(self._under_way) if self._under_way else 0.0
 
     def _learn(self) -> Pace:
         """The first entry that may wait: how often processes fail is looked up meanwhile."""
@@ -252,7 +257,14 @@ class Committer:
         return True
 
     async def _write(self, batch: _Batch) -> None:
-        give_up = self._clock.monotonic() + self._patience
+        began = self._clock.monotonic()
+        self._under_way.append(began)
+        try:
+            await self._insist(batch, began + self._patience)
+        finally:
+            self._under_way.remove(began)
+
+    async def _insist(self, batch: _Batch, give_up: float) -> None:
         pause = _FIRST_PAUSE
         while batch:
             began = self._clock.monotonic()
