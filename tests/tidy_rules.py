@@ -19,11 +19,11 @@ from aura.errors import PlanError
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS, MAX_PUBLIC_NAMES = 70, 600, 8, 30
 
-FOUNDATION = ["aura.errors", "aura.clock", "aura.yamlnodes"]
+FOUNDATION = ["aura.errors", "aura.clock", "aura.yamlnodes", "aura.masking"]
 BELOW_APP = [
     *("aura.engine", "aura.delivery", "aura.gateway", "aura.migrate", "aura.insight"),
     *("aura.fleet", "aura.models", "aura.node", "aura.store", "aura.codec", "aura.resilience"),
-    *("aura.stats", "aura.testing", "aura.integrations"),
+    *("aura.stats", "aura.testing", "aura.integrations", "aura.telemetry"),
 ]
 # Who may import whom. A trailing "!" allows the package's own public names but no module inside.
 MAY_IMPORT: dict[str, list[str]] = {
@@ -46,12 +46,14 @@ MAY_IMPORT: dict[str, list[str]] = {
     ],
     "aura.store": ["aura.codec"],
     "aura.integrations": ["aura.engine", "aura.fleet"],
+    "aura.telemetry": ["aura.engine", "aura.store.base"],
     "aura.resilience": ["aura.stats"],
     "aura.codec": [],
     "aura.stats": [],
     "aura.clock": [],
     "aura.errors": [],
     "aura.yamlnodes": [],
+    "aura.masking": [],
 }
 STANDARD_LIBRARY_ONLY = ("aura.stats", "aura.clock", "aura.errors")
 ENTRY_POINTS = ("aura", "aura.testing", "aura.testing.plugin")

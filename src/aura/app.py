@@ -50,13 +50,16 @@ from aura.engine.shadow import checked_stubs, held_transaction, inherited, shado
 from aura.engine.storeclock import StoreClock
 from aura.engine.tenure import Turnover
 from aura.engine.transaction import Open
+from aura.engine.watch import begun
 from aura.errors import ConfigError, RegistrationError, UnknownWorkflow
-from aura.store.base import RunFilter, RunRecord, Started, StartRun, Store, Sweep
+from aura.masking import Masking
+from aura.store.base import RunFilter, RunRecord, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
 from aura.store.queues import Placement
 from aura.store.sealed import SealedStore, sealed
 from aura.store.session import Isolation
+from aura.telemetry import Telemetry, tracing_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,7 +84,8 @@ class Config:
     batches, the rarer the longer processes live: `mtbf` seconds between failures (None: estimated).
     `encryption_keys` are "id:base64" of 32 bytes each; the first one encrypts, all decrypt;
     AURA_ENCRYPTION_KEYS stands for them, separated by commas. What queues may require of a worker:
-    its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64).
+    its `tags` (AURA_TAGS=gpu,eu) and `resources` (AURA_RESOURCES=gpu=2,ram=64). `masking` says what
+    people are not shown (AURA_MASK, AURA_UNMASKED).
     """
 
     database: str = field(
@@ -103,6 +107,7 @@ class Config:
     encryption_keys: tuple[str, ...] = field(default_factory=lambda: _keys(), repr=False)
     tags: frozenset[str] = field(default_factory=lambda: _tags())
     resources: Mapping[str, float] = field(default_factory=lambda: _resources())
+    masking: Masking = field(default_factory=Masking)
 
     def __post_init__(self) -> None:
         check_database(self.database)
@@ -165,7 +170,8 @@ class Aura(Events, Desk):
     """An application: its workflows, its store and its worker.
 
     `async with app:` opens the store and starts an in-process worker; `app.client()` does the same
-    without a worker, for processes that only start runs and wait for them.
+    without a worker, for processes that only start runs and wait for them. With `telemetry`
+    (True, or an `aura.telemetry.Telemetry`; AURA_TELEMETRY=1) it is traced.
     """
 
     committer: Committer
@@ -177,6 +183,7 @@ class Aura(Events, Desk):
         config: Config | None = None,
         clock: Clock | None = None,
         resolver: Resolver | None = None,
+        telemetry: Telemetry | bool | None = None,
     ) -> None:
         super().__init__()
         self.name = check_app(name)
@@ -191,7 +198,7 @@ class Aura(Events, Desk):
         self.registry.add(self.schedules.engine.workflow)
         self._worker: Worker | None = None
         self._sweeper: Sweeper | None = None
-        self._around: list[Middleware] = []
+        self._around: list[Middleware] = self._traced_by(tracing_of(telemetry, name, self.clock))
         self.queues = Queues()
         self._opened = False
 
@@ -460,7 +467,7 @@ class Aura(Events, Desk):
         await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
         self.catalog.started(chosen.name, chosen.version)
-        started = cast("Started", await asyncio.shield(submit(op)))
+        started = await begun(submit, op, self.watch)
         check_same(op, started.run)
         return self._handle(started.run.id, chosen)
 

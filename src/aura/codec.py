@@ -45,7 +45,8 @@ from aura.errors import (
 
 _COMPRESSED = b"\x01"
 SEALED, CLOSED = b"\x02", b"\x03"
-_LAST_MARK = CLOSED  # no JSON text begins with so low a byte
+_TRACED = b"\x04"
+_LAST_MARK = _TRACED  # no JSON text begins with so low a byte
 _EXACT_SCALARS = (type(None), bool, int, str)
 _CONFIG = CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64")
 _WITH_CONFIG = ("model", "dataclass", "typed-dict")
@@ -82,6 +83,8 @@ def unpack(data: bytes) -> bytes:
         return data
     if is_encrypted(data):
         raise _not_open(data)
+    if mark == _TRACED:
+        return unpack(data[2 + data[1] :])
     if mark != _COMPRESSED:
         return data
     try:
@@ -90,6 +93,19 @@ def unpack(data: bytes) -> bytes:
         raise CodecError(
             f"stored bytes cannot be decompressed: {error}", hint="The row is damaged"
         ) from error
+
+
+def traced(data: bytes, context: str) -> bytes:
+    """Stored bytes together with the context of a trace (ASCII, under 256 characters)."""
+    return _TRACED + bytes([len(context)]) + context.encode("ascii") + data
+
+
+def trace_in(data: bytes) -> str | None:
+    """The context of the trace that stored bytes belong to; None when they are in none, or
+    encrypted."""
+    if data[:1] != _TRACED or len(data) < 2:
+        return None
+    return data[2 : 2 + data[1]].decode("ascii", "replace")
 
 
 def is_encrypted(data: bytes | None) -> bool:

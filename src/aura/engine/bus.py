@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aura.clock import Clock
 from aura.codec import Limits
@@ -14,6 +14,7 @@ from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.eventbus import EventBus
 from aura.engine.events import publish
 from aura.engine.lanes import settle_dependencies
+from aura.engine.middleware import Invocation, Middleware, Proceed
 from aura.engine.retry import Retry
 from aura.engine.shadow import held_event
 from aura.engine.subscriptions import (
@@ -25,12 +26,18 @@ from aura.engine.subscriptions import (
     Subscriptions,
     Surroundings,
 )
-from aura.engine.watch import Watch
+from aura.engine.watch import Watch, Watches, doing
 from aura.engine.worker import Worker
 from aura.errors import RegistrationError
 from aura.store.base import Store, Writer
 
 H = TypeVar("H", bound=Callable[..., Any])
+
+
+class Traces(Watch, Protocol):
+    """What traces an app: a watch that is also a middleware."""
+
+    def around(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]: ...
 
 
 class Events:
@@ -46,7 +53,26 @@ class Events:
     def __init__(self) -> None:
         self.subscriptions = Subscriptions()
         self._bus: EventBus | None = None
-        self.watch: Watch | None = None  # who counts what runs do; set before the app is opened
+        self._counts: Watch | None = None
+        self._traces: Traces | None = None
+        self._told: Watch | None = None
+
+    @property
+    def watch(self) -> Watch | None:
+        """Who counts, or traces, what runs do; set before the app is opened."""
+        return self._told
+
+    @watch.setter
+    def watch(self, counts: Watch | None) -> None:
+        self._counts = counts
+        every = [one for one in (self._counts, self._traces) if one is not None]
+        self._told = Watches(every) if len(every) > 1 else every[0] if every else None
+
+    def _traced_by(self, traces: Traces | None) -> list[Middleware]:
+        """The middleware that makes spans of runs and steps, if there is something that does."""
+        self._traces = traces
+        self.watch = self._counts
+        return [] if traces is None else [traces.around]
 
     def _require_open(self) -> None:
         raise NotImplementedError
@@ -102,9 +128,11 @@ class Events:
             return
         await settle_dependencies()
         began = self.clock.monotonic()
-        await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
-        if self.watch is not None:
-            self.watch.emitted(topic, self.clock.monotonic() - began)
+        watch = self.watch
+        with doing(watch, "emit", topic):
+            await asyncio.shield(publish(self.committer, self._limits, self.clock.now(), event))
+        if watch is not None:
+            watch.emitted(topic, self.clock.monotonic() - began)
 
     async def _open_bus(
         self, worker: Worker, resolver: Resolver, start: Start, threads: int, lease: float
@@ -114,7 +142,7 @@ class Events:
         if self.subscriptions:
             pool = ThreadPoolExecutor(threads, thread_name_prefix="aura-handler")
             around = Surroundings(
-                self.committer, self._limits, pool, self.registry, resolver, start
+                self.committer, self._limits, pool, self.registry, resolver, start, self.watch
             )  # fmt: skip
             self._bus = EventBus(
                 self.store, self.time, self.subscriptions, around,

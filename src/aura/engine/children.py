@@ -29,6 +29,7 @@ from aura.engine.elsewhere import has_left
 from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
 from aura.engine.storeclock import end_wait
+from aura.engine.traces import carrying
 from aura.errors import (
     AuraError,
     LeaseLost,
@@ -381,7 +382,7 @@ def _op(
     family.registry.add(workflow)
     packed = pack(data, execution.limits, f"the input of workflow {workflow.name}")
     return StartRun(
-        chosen, workflow.name, workflow.version, packed, fingerprint, family.origin,
+        chosen, workflow.name, workflow.version, packed, fingerprint, carrying(family.origin),
         parent=execution.id, parent_epoch=execution.record.epoch, detached=terms.detached,
         place=terms.place, deadline=terms.deadline,
     )  # fmt: skip

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from aura.codec import Limits, Slot, digest, pack
+from aura.codec import Limits, Slot, digest, pack, traced
 from aura.engine.calls import Call, execution_id
 from aura.engine.definition import check_name
 from aura.engine.lanes import Lane, StepScope, scope
+from aura.engine.traces import current as current_trace
 from aura.engine.transaction import current as open_transaction
 from aura.errors import ConfigError, InvalidInput, RegistrationError
 from aura.store.base import Outcome, Writer
@@ -132,6 +133,12 @@ def check_topic(name: Any) -> None:
 
 def _packed(topic: str, data: bytes, limits: Limits) -> bytes:
     return pack(data, limits, f"the payload of an event of topic {topic}")
+
+
+def _in_trace(topic: str, event_id: str, packed: bytes) -> bytes:
+    """The payload with the trace that it is emitted in."""
+    here = current_trace.get()
+    return packed if here is None else traced(packed, here.publishing(topic, event_id))
 
 
 def _check(text: Any, what: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 class Invocation(NamedTuple):
     """What is being called. `name` is the workflow's or the step's; `key` the journal key of a step
     ("" for a run); `attempt` counts the tries of a step, or how often a run was taken up, from 1.
+    Of a run there is also the `trace` that it was started in (a W3C traceparent) and its
+    `execution`, counted from 1.
     """
 
     kind: Literal["run", "step"]

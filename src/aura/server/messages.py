@@ -15,6 +15,7 @@ from aura.codec import plain
 from aura.engine.compensation import undo_key
 from aura.engine.handle import Run
 from aura.errors import InvalidInput
+from aura.masking import current_mask
 from aura.server.operations import no_run, storable
 from aura.server.views import RunView, run_view
 from aura.store.base import Entry, Priority, RunState
@@ -87,7 +88,8 @@ async def update_run(
 
 async def state_of(app: Aura, run_id: str) -> dict[str, Any]:
     """What the run shows of itself. Raises RunNotFound."""
-    return await _run(app, run_id).state()
+    found: dict[str, Any] = current_mask()(await _run(app, run_id).state())
+    return found
 
 
 async def items_of(app: Aura, run_id: str, name: str, after: int = 0) -> Items:
@@ -95,7 +97,8 @@ async def items_of(app: Aura, run_id: str, name: str, after: int = 0) -> Items:
     ended = (await _run(app, run_id).record()).finished_at is not None
     entries = await app.store.entries(run_id, "stream")
     items = [item for one in entries if one.fingerprint == name for item in plain(one.output)]
-    return Items(tuple(items[after:]), max(after, len(items)), ended)
+    shown = current_mask()(items[after:])
+    return Items(tuple(shown), max(after, len(items)), ended)
 
 
 async def follow_stream(app: Aura, run_id: str, name: str, after: int = 0) -> AsyncIterator[Item]:
@@ -103,7 +106,7 @@ async def follow_stream(app: Aura, run_id: str, name: str, after: int = 0) -> As
     number = after
     async for item in _run(app, run_id).stream(name, after=after):
         number += 1
-        yield Item(number, item)
+        yield Item(number, current_mask()(item))
 
 
 async def requeue_run(app: Aura, run_id: str, by: str = "") -> RunView:
