@@ -14,11 +14,11 @@ import asyncpg
 import pytest
 
 from aura.errors import SchemaMismatch, SchemaTooNew
-from aura.store.base import Heartbeat, Store
+from aura.store.base import Heartbeat, RunFilter, Store
 from aura.store.postgres import PostgresStore
 from aura.store.queries import Migration, migrations, outstanding, queries
 from aura.store.sqlite import SqliteStore
-from tests.store.kit import Backend, start
+from tests.store.kit import Backend, eventually, start
 
 
 def known(*names: str) -> tuple[Migration, ...]:
@@ -28,6 +28,7 @@ def known(*names: str) -> tuple[Migration, ...]:
     )
 
 
+RUNNERS = {"sqlite": "sqlite", "postgres": "postgres_migrations"}
 ALL = known("0001_pre", "0002_pre", "0002_post", "0003_pre")
 
 
@@ -154,7 +155,8 @@ async def test_processes_open_a_fresh_database_together(shared: Backend, tmp_pat
         for _ in range(3)
     ]
     answers = [await one.communicate() for one in processes]
-    assert [out.strip() for out, _ in answers] == [b"1"] * 3, answers
+    newest = str(migrations("sqlite")[-1].number).encode()
+    assert [out.strip() for out, _ in answers] == [newest] * 3, answers
 
 
 @pytest.mark.parametrize("phase", ["pre", "post"])
@@ -167,10 +169,11 @@ async def test_a_removal_waits_for_the_workers_of_before(
     dialect = (await store.info()).kind
     table = "aura.migrations_2" if dialect == "postgres" else "migrations_2"
     known = migrations(dialect)
-    second = Migration(2, "pre", "extra", f"CREATE TABLE {table} (id integer);", "two")
+    newest = known[-1].number + 1
+    second = Migration(newest, "pre", "extra", f"CREATE TABLE {table} (id integer);", "two")
     if phase == "post":
         second = replace(second, phase="post")
-    monkeypatch.setattr(f"aura.store.{dialect}.migrations", lambda _: (*known, second))
+    monkeypatch.setattr(f"aura.store.{RUNNERS[dialect]}.migrations", lambda _: (*known, second))
     await (await shared.open()).close()
     assert await extra_is_there(store) == (phase == "pre")
     await store.commit([Heartbeat("older", 0.0)])
@@ -192,12 +195,12 @@ async def test_a_failed_migration_leaves_nothing_behind(
     first = migrations("postgres")[0]
     broken = Migration(1, "pre", "core", first.sql + "\nSELECT no_such_function();", "x")
     with monkeypatch.context() as patch:
-        patch.setattr("aura.store.postgres.migrations", lambda _: (broken,))
+        patch.setattr("aura.store.postgres_migrations.migrations", lambda _: (broken,))
         with pytest.raises(asyncpg.UndefinedFunctionError):
             await PostgresStore(postgres_url).open()
     store = PostgresStore(postgres_url)
     await store.open()
-    assert (await store.info()).schema == 1
+    assert (await store.info()).schema == migrations("sqlite")[-1].number
     await store.close()
 
 
@@ -214,4 +217,65 @@ async def test_forgotten_workers_leave_the_list(postgres_url: str) -> None:
     await store.close()
     await store.open()
     assert [one.id for one in await store.workers()] == ["owner"]
+    await store.close()
+
+
+async def test_an_index_of_a_large_table_is_built_while_others_write(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with the new schema come to a database with the old one, in which somebody has
+    a transaction open: that one can write, the other two wait, and one of them builds the index."""
+    known = migrations("postgres")
+    online = next(one for one in known if one.online)
+    with monkeypatch.context() as patch:
+        others = tuple(one for one in known if one is not online)
+        patch.setattr("aura.store.postgres_migrations.migrations", lambda _: others)
+        old = PostgresStore(postgres_url)
+        await old.open()
+    connection, watcher = [await asyncpg.connect(postgres_url) for _ in range(2)]
+    new = [PostgresStore(postgres_url) for _ in range(2)]
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("UPDATE aura.runs SET epoch = epoch")  # locks the table
+        opening = [asyncio.create_task(one.open()) for one in new]
+        building = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX CONC%'"
+
+        async def is_building() -> bool:
+            return bool(await watcher.fetchval(f"{building} AND pid <> pg_backend_pid()"))
+
+        await eventually(is_building)
+        await old.commit([start("meanwhile")])
+        await connection.execute("INSERT INTO aura.documents VALUES ('a', 'b', 1, '', 0)")
+        assert not any(one.done() for one in opening)
+        await transaction.commit()
+        await asyncio.gather(*opening)
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = 'aura.runs_listed'::regclass"
+        assert await connection.fetchval(valid)
+        assert [one.id for one in await new[1].runs(RunFilter("pending"))] == ["meanwhile"]
+    finally:
+        await connection.close()
+        await watcher.close()
+        for one in (old, *new):
+            await one.close()
+
+
+async def test_an_index_that_was_broken_off_is_built_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = migrations("postgres")
+    online = next(one for one in known if one.online)
+    with monkeypatch.context() as patch:
+        before = tuple(one for one in known if one.number < online.number)
+        patch.setattr("aura.store.postgres_migrations.migrations", lambda _: before)
+        old = PostgresStore(postgres_url)
+        await old.open()
+        await old.close()
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute("CREATE INDEX runs_listed ON aura.runs (origin)")  # another one
+    store = PostgresStore(postgres_url)
+    await store.open()
+    columns = "SELECT count(*) FROM pg_attribute WHERE attrelid = 'aura.runs_listed'::regclass"
+    assert await connection.fetchval(columns) == 4
+    await connection.close()
     await store.close()

@@ -15,6 +15,7 @@ from aura.store.events import (
     Emit,
     Event,
     Join,
+    LetterPlace,
     NewEvent,
     Progress,
     partition,
@@ -400,3 +401,20 @@ async def test_a_sweep_takes_no_more_than_its_limit(store: Store) -> None:
     await emit(store, *(event(number) for number in range(1, 21)))
     assert (await store.sweep(Sweep(-60.0, limit=8))).events == 8
     assert [one.seq for one in await everything(store)] == list(range(9, 21))
+
+
+async def test_dead_letters_are_listed_page_by_page(store: Store) -> None:
+    await emit(store, *(event(number) for number in range(1, 7)))
+    mine = await joined(store)
+    for number in (3, 1, 6, 2):
+        part = partition(event(number))
+        await store.commit([move(mine, part, 6, Change(number, None, "dead", 1, None, b"[]"))])
+    whole = [one.delivery.seq for one in await store.events.dead_letters()]
+    assert sorted(whole) == [1, 2, 3, 6]
+    seen: list[int] = []
+    before = None
+    while page := await store.events.dead_letters("orders", None, 3, before):
+        seen += [one.delivery.seq for one in page]
+        last = page[-1].delivery
+        before = LetterPlace(last.changed_at, last.seq, last.topic, last.group)
+    assert seen == whole

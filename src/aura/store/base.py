@@ -52,6 +52,8 @@ from aura.errors import EpochConflict, LeaseLost, RunEnded, RunNotFound
 from aura.store.events import Emit, EventStore, Progress, event_topics
 from aura.store.portable import Portable
 from aura.store.queues import Offer, Placement, Queued
+from aura.store.search import Attributes, Searched
+from aura.store.search import RunFilter as RunFilter
 from aura.store.session import Isolation, Session
 
 RunState = Literal[
@@ -146,7 +148,8 @@ class StartRun:
     With `owner` the run begins in `running`, owned at epoch 1 by that worker. With a `place` (then
     it has no owner) it waits there, and the outcome may be a run with another id. With `parent` the
     outcome is `LeaseLost` unless that run is running at `parent_epoch` (or the id is there). Its
-    worker fails it at its `deadline` (epoch seconds of the database).
+    worker fails it at its `deadline` (epoch seconds of the database). A run that is created has
+    these `attributes`.
     """
 
     id: str
@@ -161,6 +164,7 @@ class StartRun:
     detached: bool = False
     place: Placement | None = None
     deadline: float | None = None
+    attributes: Attributes = ()
 
 
 class Started(NamedTuple):
@@ -363,18 +367,6 @@ class ClaimResult:
 
 
 @dataclass(frozen=True, slots=True)
-class RunFilter:
-    """Which runs to list, newest first; `before` is the (created_at, id) of the last one seen,
-    `parent` the run whose children are wanted."""
-
-    state: RunState | None = None
-    workflow: str | None = None
-    limit: int = 50
-    before: tuple[float, str] | None = None
-    parent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Sweep:
     """What `sweep` may delete: at most `limit` rows of what has been over for `age` seconds.
 
@@ -419,7 +411,7 @@ Listener = Callable[[str], None]
 Done = Callable[[Outcome | BaseException], None]
 
 
-class Store(Portable, Queued, Protocol):
+class Store(Portable, Queued, Searched, Protocol):
     """The verbs. All raise `StoreUnavailable` when the database cannot be reached or written.
 
     Topics that listeners hear (on the event loop, from this and all other processes):

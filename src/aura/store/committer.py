@@ -45,6 +45,7 @@ _SPLIT = 16  # operations from which two half batches, one in each hand, beat a 
 _ONCE = (AppendFeed, PutDocument)
 _ENTRIES = (Append, Emit)
 _LATELY = 1.0  # seconds after a critical signal in which batches are brief
+_LONGEST_PASS = 8  # rounds of the event loop between two brief batches
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5  # seconds between tries
 
 
@@ -88,6 +89,7 @@ class Committer:
         self._courier: asyncio.Task[None] | None = None
         self._times = CommitTimes()
         self._brief_until = 0.0
+        self._delivered = 0  # batches of critical signals
         self._wake: asyncio.Future[None] | None = None
         self._pump: asyncio.Task[None] | None = None
         self._closing = False
@@ -200,6 +202,7 @@ class Committer:
         while self._critical:
             batch, self._critical = self._critical, []
             await self._write(batch)
+            self._delivered += 1
 
     async def _run(self) -> None:
         in_step = True  # all runs wait for one commit, and then the database waits for them
@@ -233,11 +236,15 @@ class Committer:
             in_step = not self._waiting
 
     async def _let_pass(self) -> None:
-        """A store may write on the event loop. What a critical signal waits for goes on between."""
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        if self._critical:
+        """A store may write on the event loop. What a critical signal waits for goes on between,
+        and its receiver too."""
+        rounds = turns = 2
+        while rounds and turns < _LONGEST_PASS:
+            delivered = self._delivered
             await asyncio.sleep(0)
+            rounds, turns = rounds - 1, turns + 1
+            if self._critical or self._delivered != delivered:
+                rounds = 2
 
     async def _nap(self) -> bool:
         """Let what waits wait, when it may. Whether it did: then look again."""

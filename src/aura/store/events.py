@@ -168,6 +168,15 @@ class DeadLetter(NamedTuple):
     event: Event
 
 
+class LetterPlace(NamedTuple):
+    """Where a dead letter stands in the list of them, `changed_at` in epoch seconds."""
+
+    changed_at: float
+    seq: int
+    topic: str
+    group: str
+
+
 class TopicInfo(NamedTuple):
     """How large a topic is: events that are kept, bytes of their payloads, and how many there have
     been (`tail`)."""
@@ -221,9 +230,13 @@ class EventStore(Protocol):
         ...
 
     async def dead_letters(
-        self, topic: str | None = None, group: str | None = None, limit: int = 50
+        self,
+        topic: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        before: LetterPlace | None = None,
     ) -> list[DeadLetter]:
-        """Dead letters, the newest first."""
+        """Dead letters, the newest first; with `before` those that follow that place."""
         ...
 
     async def dead_letter(self, topic: str, group: str, seq: int) -> DeadLetter | None: ...

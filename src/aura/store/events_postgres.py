@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from aura.store.events import (
     Event,
     GroupInfo,
     Join,
+    LetterPlace,
     Page,
     Partition,
     Progress,
@@ -27,6 +29,7 @@ from aura.store.queries import queries
 T = TypeVar("T")
 _SQL = queries("postgres")
 _FOREVER = 1e12  # seconds
+_FIRST = LetterPlace(math.inf, 0, "", "")
 Connections = Callable[[], AbstractAsyncContextManager[Connection]]
 
 
@@ -91,18 +94,22 @@ class PostgresEvents:
         return await self._fetch(Delivery, "deliveries", topic, group, parts, dead_after)
 
     async def dead_letters(
-        self, topic: str | None = None, group: str | None = None, limit: int = 50
+        self,
+        topic: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        before: LetterPlace | None = None,
     ) -> list[DeadLetter]:
-        return await self._dead(topic, group, None, limit)
+        return await self._dead((topic, group, None), limit, before or _FIRST)
 
     async def dead_letter(self, topic: str, group: str, seq: int) -> DeadLetter | None:
-        found = await self._dead(topic, group, seq, 1)
+        found = await self._dead((topic, group, seq), 1, _FIRST)
         return found[0] if found else None
 
     async def _dead(
-        self, topic: str | None, group: str | None, seq: int | None, limit: int
+        self, of: tuple[str | None, str | None, int | None], limit: int, before: LetterPlace
     ) -> list[DeadLetter]:
-        rows = await self._rows("dead_letters", topic, group, seq, limit)
+        rows = await self._rows("dead_letters", *of, limit, *before)
         split = len(Delivery._fields)
         return [DeadLetter(Delivery(*row[:split]), Event(*row[split:])) for row in map(tuple, rows)]
 

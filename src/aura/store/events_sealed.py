@@ -16,6 +16,7 @@ from aura.store.events import (
     EventStore,
     GroupInfo,
     Join,
+    LetterPlace,
     NewEvent,
     Page,
     Progress,
@@ -68,9 +69,13 @@ class SealedEvents:
         return [self._open_delivery(one) for one in found]
 
     async def dead_letters(
-        self, topic: str | None = None, group: str | None = None, limit: int = 50
+        self,
+        topic: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        before: LetterPlace | None = None,
     ) -> list[DeadLetter]:
-        found = await self._inner.dead_letters(topic, group, limit)
+        found = await self._inner.dead_letters(topic, group, limit, before)
         return [self._open_letter(one) for one in found]
 
     async def dead_letter(self, topic: str, group: str, seq: int) -> DeadLetter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -19,6 +20,7 @@ from aura.store.events import (
     Event,
     GroupInfo,
     Join,
+    LetterPlace,
     NewEvent,
     Page,
     Partition,
@@ -32,6 +34,7 @@ from aura.store.sqlite_ops import APPLIERS, change, select
 
 T = TypeVar("T")
 _SQL = queries("sqlite")
+_FIRST = LetterPlace(math.inf, 0, "", "")
 _Applier = Callable[..., list[Outcome]]
 
 
@@ -155,18 +158,23 @@ class SqliteEvents:
         return [Delivery(*row) for row in rows]
 
     async def dead_letters(
-        self, topic: str | None = None, group: str | None = None, limit: int = 50
+        self,
+        topic: str | None = None,
+        group: str | None = None,
+        limit: int = 50,
+        before: LetterPlace | None = None,
     ) -> list[DeadLetter]:
-        return await self._dead(topic, group, None, limit)
+        return await self._dead((topic, group, None), limit, before or _FIRST)
 
     async def dead_letter(self, topic: str, group: str, seq: int) -> DeadLetter | None:
-        found = await self._dead(topic, group, seq, 1)
+        found = await self._dead((topic, group, seq), 1, _FIRST)
         return found[0] if found else None
 
     async def _dead(
-        self, topic: str | None, group: str | None, seq: int | None, limit: int
+        self, of: tuple[str | None, str | None, int | None], limit: int, before: LetterPlace
     ) -> list[DeadLetter]:
-        values = {"topic": topic, "group": group, "seq": seq, "limit": limit}
+        values = {**dict(zip(("topic", "group", "seq"), of, strict=True)), "limit": limit}
+        values |= {f"before_{name}": value for name, value in before._asdict().items()}
         split = len(Delivery._fields)
         return [
             DeadLetter(Delivery(*row[:split]), Event(*row[split:]))

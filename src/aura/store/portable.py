@@ -43,6 +43,7 @@ TABLES: Mapping[str, Table] = {
         Table("runs", ("id",), "id", ("input", "fingerprint", "output", "error")),
         Table("journal", ("run_id", "seq"), "run_id", ("input", "fingerprint", "output", "error")),
         Table("signals", ("run_id", "seq"), "run_id", ("payload",)),
+        Table("attributes", ("run_id", "name"), "run_id"),
         Table("queues", ("name",)),
         Table("documents", ("kind", "name"), None, ("body",)),
         Table("feeds", ("feed", "seq"), None, ("payload",)),
@@ -57,6 +58,8 @@ TABLES: Mapping[str, Table] = {
 LEFT: Mapping[str, str] = {
     "workers": "processes do not move",
     "members": "they are processes, too",
+    "tallies": "every database counts its own runs",
+    "tally_mark": "every database counts its own runs",
     "migrations": "every database has its own",
 }
 """Tables whose rows stay where they are, and why."""

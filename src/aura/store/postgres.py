@@ -58,20 +58,23 @@ from aura.store.base import (
 from aura.store.events import Emit, Progress, lost_partition
 from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
 from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.postgres_aside import add_attributes, search, take_runs
 from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
+from aura.store.postgres_lists import count_runs
+from aura.store.postgres_migrations import migrate
 from aura.store.postgres_queues import (
     Placed,
     all_queues,
-    count_runs,
     depths,
     placed_row,
     put_queue,
 )
 from aura.store.postgres_session import Aid, PostgresSession
 from aura.store.postgres_solo import commit_alone
-from aura.store.queries import SHOWN, migrations, outstanding, queries
+from aura.store.queries import SHOWN, migrations, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
+from aura.store.search import gathered
 from aura.store.session import Isolation, Session
 
 T = TypeVar("T")
@@ -114,7 +117,7 @@ class PostgresStore:
         self._guests = Pool(Link(self._link.url, guest=True), reads)
         try:
             async with self._writes.take() as connection:
-                await _migrate(connection)
+                await migrate(connection, self._clock)
             await self._ear.open()
         except BaseException:
             await self.close()
@@ -146,10 +149,12 @@ class PostgresStore:
         if len(kinds[Append]) == len(ops):
             return await _append(connection, kinds[Append])
         takers = {op.run_id: op.taker for op in kinds[SendSignal] if op.taker is not None}
-        if takers:
+        found_by_words = any(op.attributes for kind in (StartRun, Placed) for op in kinds[kind])
+        if takers or found_by_words:
             async with connection.transaction():
                 outcomes, after = await self._apply(connection, ops, kinds)
-                outcomes = await _take_runs(connection, ops, outcomes, takers)
+                outcomes = await take_runs(connection, ops, outcomes, takers)
+                await add_attributes(connection, ops, outcomes)
         else:
             outcomes, after = await self._apply(connection, ops, kinds)
         for topic in after:
@@ -177,14 +182,15 @@ class PostgresStore:
         return _first(await self._fetch(RunRecord, "run", run_id))
 
     async def runs(self, where: RunFilter) -> list[RunRecord]:
-        at, before = where.before or (None, None)
-        values = (where.state, where.workflow, at, before, where.limit)
-        if where.parent is not None:
-            return await self._fetch(RunRecord, "children", *values, where.parent)
-        return await self._fetch(RunRecord, "runs", *values)
+        query, values = search(where)
+        return await self._fetch(RunRecord, query, *values)
 
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         return await self._fetch(RunRecord, "runs_by_id", list(ids))
+
+    async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        async with self._taken(self._reads) as connection:
+            return gathered(map(tuple, await connection.fetch(_SQL["attributes"], list(ids))))
 
     async def journal(self, run_id: str) -> list[Entry]:
         return await self._fetch(Entry, "journal", run_id)
@@ -313,21 +319,6 @@ class PostgresStore:
         if pool is None:
             raise StoreUnavailable("the store is not open", hint="Await its open() first")
         return pool.take()
-
-
-async def _migrate(connection: Connection) -> None:
-    async with connection.transaction():
-        await connection.execute(_SQL["lock_schema"])
-        if not await connection.fetchval(_SQL["has_schema"]):
-            await connection.execute(_SQL["create_schema"])
-        applied = {row[0]: row[1] for row in await connection.fetch(_SQL["applied_migrations"])}
-        oldest = None
-        if await connection.fetchval(_SQL["has_workers"]):
-            oldest = await connection.fetchval(_SQL["oldest_worker"])
-        for one in outstanding(migrations("postgres"), applied, oldest):
-            await connection.execute(one.sql)
-            await connection.execute(_SQL["record_migration"], one.id, one.checksum)
-        await connection.execute(_SQL["forget_workers"])
 
 
 # From operations to rows, and from the function's answer to outcomes.
@@ -530,24 +521,6 @@ def _new_run(op: StartRun, at: float) -> RunRecord:
         detached=op.detached,
         deadline=op.deadline,
     )
-
-
-async def _take_runs(
-    connection: Connection,
-    ops: Sequence[Op],
-    outcomes: _Outcomes,
-    takers: Mapping[str, tuple[str, int]],
-) -> _Outcomes:
-    """The outcomes, after the takers of signals have taken their runs."""
-    asked = [(run_id, *taker) for run_id, taker in takers.items()]
-    rows = await connection.fetch(_SQL["take_runs"], *zip(*asked, strict=True))
-    taken = {row[0] for row in rows}
-    return [
-        sent._replace(state="running", taken=True)
-        if isinstance(op, SendSignal) and op.taker and op.run_id in taken and isinstance(sent, Sent)
-        else sent
-        for op, sent in zip(ops, outcomes, strict=True)
-    ]
 
 
 async def _append(connection: Connection, ops: Sequence[Append]) -> _Outcomes:

@@ -1,14 +1,13 @@
-"""Queues in PostgreSQL: their definitions, runs that are placed in them, and counts."""
+"""Queues in PostgreSQL: their definitions, runs that are placed in them, and their depths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from aura.store.base import StartRun
 from aura.store.postgres_link import Connection
 from aura.store.queries import queries
-from aura.store.queues import PRIORITY_WORTH, CountBy, QueueLimits, QueueRecord, counted
+from aura.store.queues import PRIORITY_WORTH, QueueLimits, QueueRecord
 
 _SQL = queries("postgres")
 
@@ -40,17 +39,6 @@ async def put_queue(
 async def all_queues(connection: Connection) -> list[QueueRecord]:
     rows = await connection.fetch(_SQL["queues"])
     return [QueueRecord(row[0], row[1], QueueLimits.load(row[2]), row[3]) for row in rows]
-
-
-async def count_runs(
-    connection: Connection, by: Sequence[CountBy], queue: str | None
-) -> dict[tuple[str | None, ...], int]:
-    names = ", ".join(f"r.{name}" for name in counted(by))
-    if queue is None:
-        rows = await connection.fetch(_SQL["count_runs"].replace(":names", names))
-    else:
-        rows = await connection.fetch(_SQL["count_queue"].replace(":names", names), queue)
-    return {tuple(row[:-1]): row[-1] for row in map(tuple, rows)}
 
 
 async def depths(connection: Connection) -> dict[tuple[str | None, str], int]:

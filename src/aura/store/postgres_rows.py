@@ -100,6 +100,7 @@ async def _adopt(
             await pens.write(name, row)
         await pens.flush()
         await connection.execute(_SQL["count_signals"], run["id"])
+        await connection.execute(_SQL["tally_arrived"], run["id"])
     return verdict
 
 

@@ -40,7 +40,7 @@ async def _append(connection: Connection, op: Append) -> list[Outcome] | None:
 
 
 async def _start(connection: Connection, op: StartRun, new_run: NewRun) -> list[Outcome] | None:
-    if not op.owner or op.parent is not None or op.place is not None:
+    if not op.owner or op.parent is not None or op.place is not None or op.attributes:
         return None
     at = await connection.fetchval(
         _SQL["start_one"],

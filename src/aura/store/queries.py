@@ -34,6 +34,12 @@ class Migration:
     def id(self) -> str:
         return f"{self.number:04d}_{self.phase}"
 
+    @property
+    def online(self) -> bool:
+        """Whether its statements are transactions of their own, so that nobody waits for them. They
+        can be repeated, since they may have been broken off."""
+        return self.sql.startswith("-- :online:")
+
 
 @cache
 def queries(dialect: str) -> Mapping[str, str]:

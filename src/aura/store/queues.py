@@ -163,13 +163,28 @@ class Queued(Protocol):
     async def count_runs(
         self, by: Sequence[CountBy], queue: str | None = None
     ) -> dict[tuple[str | None, ...], int]:
-        """How many runs there are for each combination of these columns, of all or of one queue."""
+        """How many runs there are for each combination of these columns, of all or of one queue; by
+        `key` or `owner` only those that have not ended. Runs that ended are not read once more than
+        a few thousand have: they are tallied then, which writes."""
         ...
 
     async def depths(self) -> dict[tuple[str | None, str], int]:
         """How many runs are "pending" and "running" in each queue (None: the default one). It reads
         these runs only, however many have ended."""
         ...
+
+
+LEAST_TALLIED = 1_000
+MOST_TALLIED = 50_000
+"""So many runs that have ended are read by whoever counts; more are tallied first, so many in one
+transaction."""
+SETTLING = 60.0
+"""Seconds after which a run that has ended is tallied: its commit is over by then."""
+
+
+def only_open(by: Sequence[CountBy]) -> bool:
+    """Whether only the runs are counted that have not ended."""
+    return bool({"key", "owner"} & set(by))
 
 
 def counted(by: Sequence[CountBy]) -> Sequence[str]:

@@ -152,6 +152,9 @@ class SealedStore:
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         return [self._open_run(one) for one in await self._inner.runs_by_id(ids)]
 
+    async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        return await self._inner.attributes(ids)
+
     async def journal(self, run_id: str) -> list[Entry]:
         return [self._open_entry(one) for one in await self._inner.journal(run_id)]
 

@@ -50,13 +50,14 @@ from aura.store.events_sqlite import SqliteEvents, with_events
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
+from aura.store.search import gathered
 from aura.store.session import Isolation, Session
 from aura.store.sqlite_ends import after_the_end
+from aura.store.sqlite_lists import count_runs, is_behind, runs, tally
 from aura.store.sqlite_ops import APPLIERS, COLUMNS, record, select, take_runs
 from aura.store.sqlite_queues import (
     all_queues,
     any_in_queues,
-    count_runs,
     depths,
     put_queue,
     take,
@@ -163,18 +164,10 @@ class SqliteStore:
         return record(rows[0]) if rows else None
 
     async def runs(self, where: RunFilter) -> list[RunRecord]:
-        at, before = where.before or (None, None)
-        values = {
-            "state": where.state,
-            "workflow": where.workflow,
-            "before_at": at,
-            "before_id": before,
-            "limit": where.limit,
-        }
-        if where.parent is not None:
-            values["parent"] = where.parent
-        name = "runs" if where.parent is None else "children"
-        return [record(row) for row in await self._read(name, values)]
+        return await self._reader.call(lambda db: runs(db, where))
+
+    async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        return gathered(await self._read("attributes", (json.dumps(list(ids)),)))
 
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         return [record(row) for row in await self._read("runs_by_id", (json.dumps(list(ids)),))]
@@ -232,6 +225,9 @@ class SqliteStore:
     async def count_runs(
         self, by: Sequence[CountBy], queue: str | None = None
     ) -> dict[tuple[str | None, ...], int]:
+        if await self._reader.call(lambda db: is_behind(db, self._clock.now())):
+            while await self._writer.call(lambda db: tally(db, self._clock.now())):
+                pass
         return await self._reader.call(lambda db: count_runs(db, by, queue))
 
     async def depths(self) -> dict[tuple[str | None, str], int]:

@@ -37,6 +37,7 @@ from aura.store.base import (
     run_ended,
 )
 from aura.store.queries import migrations, queries
+from aura.store.search import attribute_rows
 from aura.store.sqlite_ends import continues
 from aura.store.sqlite_queues import start_placed
 
@@ -80,6 +81,7 @@ def _starts(db: sqlite3.Connection, ops: Sequence[StartRun], now: float) -> list
             outcomes.append(
                 no_child_of(op.parent or "") if row is None else Started(False, record(row))
             )
+    change(db, "add_attributes", attribute_rows(ops, outcomes))
     return outcomes
 
 

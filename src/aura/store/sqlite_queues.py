@@ -1,4 +1,4 @@
-"""Queues in SQLite: their definitions, runs that are placed in them, taking those, and counts.
+"""Queues in SQLite: their definitions, runs that are placed in them, taking those, and depths.
 
 A claim has the whole file for itself, so what it counts is true until it ends.
 """
@@ -15,12 +15,10 @@ from aura.store.base import Claim, StartRun, no_child_of
 from aura.store.queries import queries
 from aura.store.queues import (
     MOST_HEADS,
-    CountBy,
     Head,
     QueueLimits,
     QueueRecord,
     choose,
-    counted,
     loads_from,
     next_look,
     open_queues,
@@ -42,15 +40,6 @@ def put_queue(
 def all_queues(db: sqlite3.Connection) -> list[QueueRecord]:
     rows = db.execute(_SQL["queues"]).fetchall()
     return [QueueRecord(row[0], row[1], QueueLimits.load(row[2]), row[3]) for row in rows]
-
-
-def count_runs(
-    db: sqlite3.Connection, by: Sequence[CountBy], queue: str | None
-) -> dict[tuple[str | None, ...], int]:
-    names = ", ".join(counted(by))
-    name, values = ("count_runs", ()) if queue is None else ("count_queue", (queue,))
-    rows = db.execute(_SQL[name].replace(":names", names), values).fetchall()
-    return {tuple(row[:-1]): row[-1] for row in rows}
 
 
 def depths(db: sqlite3.Connection) -> dict[tuple[str | None, str], int]:

@@ -98,6 +98,7 @@ def _adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bo
         for name, row in rest:
             _insert(db, name, row, "insert_row")
         db.execute(_SQL["count_signals"], (run["id"],))
+        db.execute(_SQL["tally_arrived"], (run["id"],))
         return verdict
 
 

@@ -52,6 +52,7 @@ def _runs(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
         signals += read
         if gone + read >= room:
             break
+        db.execute(_SQL["sweep_attributes"], (run_id,))
         db.execute(_SQL["sweep_run"], (run_id,))
         runs += 1
     return Swept(runs, entries, signals)

@@ -32,7 +32,9 @@ SELECT d.topic, d.group_name, d.seq, d.part, d.key, d.state, d.attempts, d.due_a
 FROM aura.deliveries AS d JOIN aura.events AS e ON e.topic = d.topic AND e.seq = d.seq
 WHERE d.state = 'dead' AND ($1::text IS NULL OR d.topic = $1)
   AND ($2::text IS NULL OR d.group_name = $2) AND ($3::bigint IS NULL OR d.seq = $3)
-ORDER BY d.changed_at DESC, d.seq DESC LIMIT $4
+  AND d.changed_at <= $5::double precision
+  AND (d.changed_at, d.seq, d.topic, d.group_name) < ($5, $6::bigint, $7::text, $8::text)
+ORDER BY d.changed_at DESC, d.seq DESC, d.topic DESC, d.group_name DESC LIMIT $4
 
 -- :name: requeue_delivery
 UPDATE aura.deliveries SET state = 'requeued', version = $4, changed_at = aura.moment()

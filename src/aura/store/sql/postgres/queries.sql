@@ -21,6 +21,13 @@ SELECT 1
 -- :name: lock_schema
 SELECT pg_advisory_xact_lock(hashtextextended('aura.migrations', 0))
 
+-- :name: lock_online
+-- Not waited for: whoever waits in a statement keeps an index from being built concurrently.
+SELECT pg_try_advisory_lock(hashtextextended('aura.online', 0))
+
+-- :name: unlock_online
+SELECT pg_advisory_unlock(hashtextextended('aura.online', 0))
+
 -- :name: has_schema
 SELECT to_regclass('aura.migrations') IS NOT NULL
 
@@ -339,8 +346,42 @@ WHERE $6::boolean AND q.limits <> excluded.limits
 -- :name: queues
 SELECT name, epoch, limits, updated_at FROM aura.queues ORDER BY name
 
+-- :name: tally
+SELECT aura.tally($1, $2)
+
+-- :name: tally_arrived
+SELECT aura.tally_arrived($1)
+
 -- :name: count_runs
-SELECT :names, count(*) FROM aura.runs AS r GROUP BY :names
+-- What was tallied, what has ended since, and the other runs, which `runs_listed` has.
+SELECT :names, sum(r.runs)::bigint FROM (
+    SELECT t.workflow, t.version, t.state, nullif(t.queue, '') AS queue, t.runs
+    FROM aura.tallies AS t
+    UNION ALL
+    SELECT e.workflow, e.version, e.state, e.queue, count(*) FROM aura.runs AS e
+    WHERE e.finished_at IS NOT NULL AND e.state IN ('completed', 'failed', 'cancelled')
+      AND e.finished_at > (SELECT m.until FROM aura.tally_mark AS m)
+    GROUP BY e.workflow, e.version, e.state, e.queue
+    UNION ALL
+    SELECT o.workflow, o.version, o.state, o.queue, count(*)
+    FROM unnest(ARRAY['pending', 'running', 'waiting', 'parked', 'moved']) AS s (state),
+         aura.runs AS o
+    WHERE o.state COLLATE "POSIX" = s.state
+    GROUP BY o.workflow, o.version, o.state, o.queue
+) AS r
+WHERE $1::text IS NULL OR r.queue = $1
+GROUP BY :names HAVING sum(r.runs) > 0
+
+-- :name: count_open
+-- Of the runs that have not ended. OFFSET keeps the plan to `runs_listed`: the index of a queue's
+-- runs has those that have ended, too.
+SELECT :names, count(*) FROM (
+    SELECT o.* FROM unnest(ARRAY['pending', 'running', 'waiting', 'parked', 'moved']) AS s (state),
+                    aura.runs AS o
+    WHERE o.state COLLATE "POSIX" = s.state OFFSET 0
+) AS r
+WHERE $1::text IS NULL OR r.queue = $1
+GROUP BY :names
 
 -- :name: depths
 -- By the predicates of runs_ready, runs_queued and runs_owned.
@@ -352,9 +393,6 @@ WHERE r.queue IS NOT NULL AND r.state = 'pending' GROUP BY r.queue
 UNION ALL
 SELECT r.queue, 'running', count(*) FROM aura.runs AS r
 WHERE r.owner IS NOT NULL GROUP BY r.queue
-
--- :name: count_queue
-SELECT :names, count(*) FROM aura.runs AS r WHERE r.queue = $1 GROUP BY :names
 
 -- :name: owners
 -- Of those that nobody has locked: a claim whose commit is still under way has.
@@ -369,20 +407,57 @@ SELECT :columns FROM aura.runs AS r WHERE r.id = ANY ($1::text[])
 
 -- :name: children
 SELECT :columns FROM aura.runs AS r
-WHERE r.parent = $6
-  AND ($1::text IS NULL OR r.state = $1)
-  AND ($2::text IS NULL OR r.workflow = $2)
-  AND ($3::double precision IS NULL OR (r.created_at, r.id) < ($3, $4::text))
+WHERE r.parent = $4
+  AND ($5::text IS NULL OR r.state = $5)
+  AND ($6::text IS NULL OR r.workflow = $6)
+  AND (r.created_at, r.id) < ($1, $2)
 ORDER BY r.created_at DESC, r.id DESC
-LIMIT $5
+LIMIT $3
 
 -- :name: runs
+-- Lists are of the runs before ($1, $2), newest first, at most $3.
 SELECT :columns FROM aura.runs AS r
-WHERE ($1::text IS NULL OR r.state = $1)
-  AND ($2::text IS NULL OR r.workflow = $2)
-  AND ($3::double precision IS NULL OR (r.created_at, r.id) < ($3, $4::text))
+WHERE (r.created_at, r.id) < ($1, $2)
 ORDER BY r.created_at DESC, r.id DESC
-LIMIT $5
+LIMIT $3
+
+-- :name: runs_of_workflow
+-- In the states $4: the newest of each, and of those the newest.
+SELECT :columns FROM (
+    SELECT head.id FROM unnest($4::text[]) AS s (state), LATERAL (
+        SELECT r.created_at, r.id FROM aura.runs AS r
+        WHERE r.state COLLATE "POSIX" = s.state AND r.workflow = $5
+          AND (r.created_at, r.id) < ($1, $2)
+        ORDER BY r.created_at DESC, r.id DESC
+        LIMIT $3) AS head
+    ORDER BY head.created_at DESC, head.id DESC
+    LIMIT $3) AS newest
+JOIN aura.runs AS r ON r.id = newest.id
+ORDER BY r.created_at DESC, r.id DESC
+
+-- :name: runs_in_state
+-- The newest of each workflow that has such runs (found by jumping from one to the next), and of
+-- those the newest.
+WITH RECURSIVE found (workflow) AS (
+    SELECT (SELECT r.workflow FROM aura.runs AS r WHERE r.state COLLATE "POSIX" = $4
+            ORDER BY r.workflow LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.workflow FROM aura.runs AS r
+            WHERE r.state COLLATE "POSIX" = $4 AND r.workflow > found.workflow
+            ORDER BY r.workflow LIMIT 1)
+    FROM found WHERE found.workflow IS NOT NULL
+)
+SELECT :columns FROM (
+    SELECT head.id FROM found, LATERAL (
+        SELECT r.created_at, r.id FROM aura.runs AS r
+        WHERE r.state COLLATE "POSIX" = $4 AND r.workflow = found.workflow
+          AND (r.created_at, r.id) < ($1, $2)
+        ORDER BY r.created_at DESC, r.id DESC
+        LIMIT $3) AS head
+    ORDER BY head.created_at DESC, head.id DESC
+    LIMIT $3) AS newest
+JOIN aura.runs AS r ON r.id = newest.id
+ORDER BY r.created_at DESC, r.id DESC
 
 -- :name: journals
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at

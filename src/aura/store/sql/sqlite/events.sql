@@ -103,7 +103,10 @@ SELECT d.topic, d.group_name, d.seq, d.part, d.key, d.state, d.attempts, d.due_a
 FROM deliveries AS d JOIN events AS e ON e.topic = d.topic AND e.seq = d.seq
 WHERE d.state = 'dead' AND (:topic IS NULL OR d.topic = :topic)
   AND (:group IS NULL OR d.group_name = :group) AND (:seq IS NULL OR d.seq = :seq)
-ORDER BY d.changed_at DESC, d.seq DESC LIMIT :limit
+  AND d.changed_at <= :before_changed_at
+  AND (d.changed_at, d.seq, d.topic, d.group_name)
+      < (:before_changed_at, :before_seq, :before_topic, :before_group)
+ORDER BY d.changed_at DESC, d.seq DESC, d.topic DESC, d.group_name DESC LIMIT :limit
 
 -- :name: requeue_delivery
 UPDATE deliveries SET state = 'requeued', version = :version, changed_at = :now

@@ -204,21 +204,41 @@ SELECT :columns FROM runs WHERE id = ?
 SELECT :columns FROM runs WHERE id IN (SELECT value FROM json_each(?))
 
 -- :name: children
-SELECT :columns FROM runs
+SELECT :columns FROM runs INDEXED BY runs_children
 WHERE parent = :parent
   AND (:state IS NULL OR state = :state)
   AND (:workflow IS NULL OR workflow = :workflow)
-  AND (:before_at IS NULL OR (created_at, id) < (:before_at, :before_id))
+  AND (created_at, id) < (:before_at, :before_id)
 ORDER BY created_at DESC, id DESC
 LIMIT :limit
 
 -- :name: runs
-SELECT :columns FROM runs
-WHERE (:state IS NULL OR state = :state)
-  AND (:workflow IS NULL OR workflow = :workflow)
-  AND (:before_at IS NULL OR (created_at, id) < (:before_at, :before_id))
+SELECT :columns FROM runs INDEXED BY runs_newest
+WHERE (created_at, id) < (:before_at, :before_id)
 ORDER BY created_at DESC, id DESC
 LIMIT :limit
+
+-- :name: runs_listed
+-- Of one state and workflow: where they are in the list, and their rows.
+SELECT rowid, created_at, id FROM runs INDEXED BY runs_listed
+WHERE state COLLATE RTRIM = :state AND workflow = :workflow
+  AND (created_at, id) < (:before_at, :before_id)
+ORDER BY created_at DESC, id DESC
+LIMIT :limit
+
+-- :name: workflows_in_state
+-- Found by jumping from one to the next.
+WITH RECURSIVE found (workflow) AS (
+    SELECT min(workflow) FROM runs INDEXED BY runs_listed WHERE state COLLATE RTRIM = :state
+    UNION ALL
+    SELECT (SELECT min(workflow) FROM runs INDEXED BY runs_listed
+            WHERE state COLLATE RTRIM = :state AND workflow > found.workflow)
+    FROM found WHERE found.workflow IS NOT NULL
+)
+SELECT workflow FROM found WHERE workflow IS NOT NULL
+
+-- :name: runs_by_row
+SELECT :columns FROM runs WHERE rowid IN (SELECT value FROM json_each(?))
 
 -- :name: journal
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
@@ -426,8 +446,58 @@ WHERE ? AND queues.limits <> excluded.limits
 -- :name: queues
 SELECT name, epoch, limits, updated_at FROM queues ORDER BY name
 
+-- :name: tally_since
+SELECT until FROM tally_mark
+
+-- :name: tally_cut
+-- The end of the run before which so many others have ended.
+SELECT finished_at FROM runs INDEXED BY runs_finished
+WHERE state IN ('completed', 'failed', 'cancelled')
+  AND finished_at > :since AND finished_at <= :upto
+ORDER BY finished_at LIMIT 1 OFFSET :skip
+
+-- :name: tally_runs
+INSERT INTO tallies (workflow, version, state, queue, runs)
+SELECT workflow, version, state, coalesce(queue, ''), count(*)
+FROM runs INDEXED BY runs_finished
+WHERE state IN ('completed', 'failed', 'cancelled')
+  AND finished_at > :since AND finished_at <= :upto
+GROUP BY workflow, version, state, coalesce(queue, '')
+ON CONFLICT (workflow, version, state, queue) DO UPDATE SET runs = tallies.runs + excluded.runs
+
+-- :name: tally_until
+UPDATE tally_mark SET until = :upto
+
+-- :name: tally_arrived
+INSERT INTO tallies (workflow, version, state, queue, runs)
+SELECT workflow, version, state, coalesce(queue, ''), 1 FROM runs
+WHERE id = ? AND state IN ('completed', 'failed', 'cancelled')
+  AND finished_at <= (SELECT until FROM tally_mark)
+ON CONFLICT (workflow, version, state, queue) DO UPDATE SET runs = tallies.runs + 1
+
 -- :name: count_runs
-SELECT :names, count(*) FROM runs GROUP BY :names
+-- What was tallied, what has ended since, and the other runs, which `runs_listed` has.
+SELECT :names, sum(runs) FROM (
+    SELECT workflow, version, state, nullif(queue, '') AS queue, runs FROM tallies
+    UNION ALL
+    SELECT workflow, version, state, queue, count(*) FROM runs INDEXED BY runs_finished
+    WHERE state IN ('completed', 'failed', 'cancelled')
+      AND finished_at > (SELECT until FROM tally_mark)
+    GROUP BY workflow, version, state, queue
+    UNION ALL
+    SELECT workflow, version, state, queue, count(*) FROM runs INDEXED BY runs_listed
+    WHERE state COLLATE RTRIM IN ('pending', 'running', 'waiting', 'parked', 'moved')
+    GROUP BY workflow, version, state, queue
+)
+WHERE :queue IS NULL OR queue = :queue
+GROUP BY :names HAVING sum(runs) > 0
+
+-- :name: count_open
+-- Of the runs that have not ended.
+SELECT :names, count(*) FROM runs INDEXED BY runs_listed
+WHERE state COLLATE RTRIM IN ('pending', 'running', 'waiting', 'parked', 'moved')
+  AND (:queue IS NULL OR queue = :queue)
+GROUP BY :names
 
 -- :name: depths
 SELECT NULL, 'pending', count(*) FROM runs INDEXED BY runs_pending
@@ -438,9 +508,6 @@ WHERE queue IS NOT NULL AND state = 'pending' GROUP BY queue
 UNION ALL
 SELECT queue, 'running', count(*) FROM runs INDEXED BY runs_running
 WHERE state = 'running' GROUP BY queue
-
--- :name: count_queue
-SELECT :names, count(*) FROM runs WHERE queue = ? GROUP BY :names
 
 -- :name: cancels
 SELECT id FROM runs WHERE state = 'running' AND cancel_requested AND owner = ?
