@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura_command": ["aura.cli"],
     "aura.cli": ["aura", "aura.app", "aura.server", *BELOW_APP],
     "aura.server": ["aura", "aura.app", *BELOW_APP],
+    "aura.client": ["aura.engine!", "aura.codec"],
     "aura.app": BELOW_APP,
     "aura.testing": ["aura.app", "aura.store", "aura.engine", "aura.codec", "aura.resilience"],
     "aura.gateway": ["aura.delivery", "aura.engine", "aura.resilience", "aura.stats"],
@@ -42,7 +43,8 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.fleet": ["aura.engine!", "aura.store.base", "aura.stats"],
     "aura.engine": [
         *("aura.store.base", "aura.store.events", "aura.store.portable", "aura.store.session"),
-        *("aura.store.queues", "aura.store.routing", "aura.resilience", "aura.codec"),
+        *("aura.store.queues", "aura.store.routing", "aura.store.search"),
+        *("aura.resilience", "aura.codec"),
     ],
     "aura.store": ["aura.codec"],
     "aura.integrations": ["aura.engine", "aura.fleet"],
@@ -56,7 +58,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.masking": [],
 }
 STANDARD_LIBRARY_ONLY = ("aura.stats", "aura.clock", "aura.errors")
-ENTRY_POINTS = ("aura", "aura.testing", "aura.testing.plugin")
+ENTRY_POINTS = ("aura", "aura.client", "aura.testing", "aura.testing.plugin")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -11,13 +10,13 @@ from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Never, ParamSpec, Self, TypeVar, Unpack, cast, overload
-from urllib.parse import urlsplit
 
 from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
 from aura.delivery.catalog_values import About
 from aura.delivery.desk import Desk
 from aura.engine import Registry, Resolver, Results, Run, Worker, WorkerOptions, Workflow
+from aura.engine.attributes import taken_attributes
 from aura.engine.bus import Events
 from aura.engine.children import Terms, check_same
 from aura.engine.children import start as start_child
@@ -56,6 +55,7 @@ from aura.masking import Masking
 from aura.store.base import RunFilter, RunRecord, StartRun, Store, Sweep
 from aura.store.committer import Committer
 from aura.store.keys import Keyring
+from aura.store.opening import open_store as open_store
 from aura.store.queues import Placement
 from aura.store.sealed import SealedStore, sealed
 from aura.store.session import Isolation
@@ -435,8 +435,8 @@ class Aura(Events, Desk):
         `queue` is where the run waits: a queue, its name, or a place in one
         (`gpu.place(key="tenant-7", priority="high")`, `app.place(delay=60)`). A run that is not
         done at its `deadline` (seconds from now, a timedelta or an aware datetime) is interrupted
-        and fails with DeadlineExceeded. Arguments that are called like these are passed by
-        position.
+        and fails with DeadlineExceeded. By `attributes={"customer": "x"}` (texts, not encrypted)
+        it is found. Arguments that are called like these are passed by position.
 
         Inside a run the new one is its child: the start is journalled, its id is made of the
         parent's unless you choose one, and when the parent ends it is asked to stop, unless it is
@@ -444,24 +444,24 @@ class Aura(Events, Desk):
 
         Raises UnknownWorkflow, UnknownQueue, InvalidInput, PayloadTooLarge, RunConflict.
         """
+        attributes = taken_attributes(kwargs)
         lane = self._inside()
         if lane is not None:
             until = self.results.moment(deadline) if self._opened else None
-            terms = Terms(None if id is None else checked_id(id), detached, named(queue), until)
+            chosen_id = None if id is None else checked_id(id)
+            terms = Terms(chosen_id, detached, named(queue), until, attributes)
             return await self._start_child(lane, (workflow, version), (args, kwargs), terms)
         self._require_open()
         self._residence.require()
         run_id = new_run_id(self.clock.now()) if id is None else checked_id(id)
-        await self.catalog.ready(workflow, version)
-        chosen = self._choose(workflow, version, run_id)
+        chosen = await self.choose(workflow, version, run_id)
         data = chosen.signature.dump_checked(args, kwargs, self._limits)
         packed = pack(data, self._limits, f"the input of workflow {chosen.name}")
         fingerprint = chosen.signature.fingerprint(data)
         there, run_id = inherited(placed(queue, chosen.queue), run_id)
         op = StartRun(
             run_id, chosen.name, chosen.version, packed, fingerprint, self.results.origin,
-            place=there,
-            deadline=self.results.moment(deadline),
+            place=there, deadline=self.results.moment(deadline), attributes=attributes,
         )  # fmt: skip
         await self.queues.require(op.place)
         await settle_dependencies()
@@ -524,6 +524,13 @@ class Aura(Events, Desk):
             return Run(run_id, nothing, nothing, nothing, slot, self._limits)
         return Run(run_id, self.store, self.committer, self.results, slot, self._limits)
 
+    async def choose(
+        self, workflow: Workflow[..., Any] | str, version: str | None, run_id: str
+    ) -> Workflow[..., Any]:
+        """The version that a run with this id gets. Raises UnknownWorkflow."""
+        await self.catalog.ready(workflow, version)
+        return self._choose(workflow, version, run_id)
+
     def _choose(
         self, workflow: Workflow[..., Any] | str, version: str | None, key: str
     ) -> Workflow[..., Any]:
@@ -576,30 +583,3 @@ class _Client:
 
     async def __aexit__(self, *_: object) -> None:
         await self._app.close()
-
-
-def open_store(database: str, clock: Clock) -> Store:
-    """The store for a path, ":memory:", sqlite:///path or postgresql:// URL.
-
-    Raises ConfigError for a URL that cannot be one.
-    """
-    if database.startswith(("postgresql://", "postgres://")):
-        from aura.store.postgres import PostgresStore
-
-        try:
-            urlsplit(database)
-        except ValueError:  # whose text may have the password in it
-            raise ConfigError(
-                "the database's URL cannot be read",
-                hint="Write postgresql://user@host:5432/name, and %XX for odd characters in it",
-            ) from None
-        return PostgresStore(database)
-    from aura.store.sqlite import SqliteStore
-
-    path = database.removeprefix("sqlite:///")
-    if "://" in path:
-        raise ConfigError(
-            f"the database {path.split('://')[0]}://… is of an unknown kind",
-            hint="Give a path for SQLite or a postgresql:// URL",
-        )
-    return SqliteStore(path, clock=clock)

@@ -61,7 +61,8 @@ AuraError
 ├── GatewayError           a request that the gateway cannot serve
 │   ├── RequestRefused     the client must change it
 │   └── TargetFailed       a target gave no usable answer
-│       └── TargetTimeout  ... because its time was over
+│       ├── TargetTimeout  ... because its time was over
+│       └── BreakerOpen    ... and was not asked, because it has failed too often of late
 ├── RolloutError           an order that does not fit the rollout's state
 │   ├── Incompatible       the candidate cannot stand in for the baseline
 │   └── UnknownRollout     there is none of that name
@@ -388,6 +389,14 @@ class TargetFailed(GatewayError):
 
 class TargetTimeout(TargetFailed):
     """A target did not answer in its time."""
+
+
+class BreakerOpen(TargetFailed):
+    """It was not asked: it has failed too often of late. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float, hint: str = "") -> None:
+        self.retry_after = retry_after
+        super().__init__(message, code="breaker-open", hint=hint)
 
 
 class RolloutError(AuraError):

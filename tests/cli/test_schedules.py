@@ -41,7 +41,7 @@ def test_a_schedule_is_paused_triggered_resumed_and_deleted(aura: Aura, worker: 
         ("nightly", "Europe/Berlin"),
         ("rare", "UTC"),
     ]
-    assert listed[0]["next"].endswith("+00:00")
+    assert listed[0]["next"].endswith("Z")
     table = aura("schedules", "list").out
     assert re.search(r"nightly +active +0 3 \* \* \* Europe/Berlin +report 1\.0\.0", table)
 

@@ -11,8 +11,9 @@ import pytest
 import aura
 from aura import Aura, NonRetryable, Retry, step
 from aura.engine import Event
-from aura.errors import InvalidInput, NoSuchDeadLetter, RunParked
-from aura.server import letters
+from aura.errors import InvalidInput, NoSuchDeadLetter, RunParked, UnknownTopic
+from aura.server import letters, topics
+from aura.server.letters import LetterFilter
 from aura.store.base import Heartbeat, StartRun
 from aura.store.events import Join, Progress
 from tests.engine.events_kit import Seen, caught_up, crash, listening
@@ -41,7 +42,7 @@ class Mended:
 
 def dead(app: Aura, count: int) -> Callable[[], Any]:
     async def look() -> bool:
-        return len(await letters.list_letters(app)) == count
+        return len((await letters.list_letters(app)).letters) == count
 
     return look
 
@@ -53,7 +54,7 @@ async def test_what_fails_too_often_is_a_dead_letter_with_its_history(world: Wor
         await app.emit("orders", payload, key="k")
     await until(dead(app, 1))
     await until(lambda: handler.seen.payloads == ["good"])
-    [one] = await letters.list_letters(app)
+    [one] = (await letters.list_letters(app)).letters
     assert (one.id, one.kind, one.key, one.tries) == ("event:orders/g/1", "event", "k", 3)
     assert one.error is not None
     assert (one.error.type, one.error.message) == ("ConnectionError", "no answer to bad")
@@ -82,7 +83,7 @@ async def test_what_can_never_be_handled_is_not_tried_again(world: World) -> Non
     await app.emit("orders", "no number")
     await until(dead(app, 2))
     assert tries == [1]
-    types = {one.error.type for one in await letters.list_letters(app) if one.error}
+    types = {one.error.type for one in (await letters.list_letters(app)).letters if one.error}
     assert types == {"NonRetryable", "CodecError"}
 
 
@@ -95,7 +96,7 @@ async def test_a_try_takes_its_time_at_most(world: World) -> None:
     app = await listening(world, subscribe)
     await app.emit("orders", 1)
     await until(dead(app, 1))
-    [one] = await letters.list_letters(app)
+    [one] = (await letters.list_letters(app)).letters
     assert one.error is not None
     assert one.error.type == "TimeoutError"
 
@@ -140,7 +141,7 @@ async def test_a_dropped_letter_lets_its_key_go_on(world: World) -> None:
     await letters.drop_letter(app, "event:orders/g/1")
     await until(caught_up(app))
     assert handler.seen.payloads == ["second"]
-    assert await letters.list_letters(app) == []
+    assert (await letters.list_letters(app)).letters == ()
 
 
 async def test_a_requeued_letter_has_all_its_tries_again(world: World) -> None:
@@ -192,7 +193,7 @@ async def test_a_letter_is_requeued_to_a_chosen_version(world: World) -> None:
     await letters.requeue_letter(app, "event:orders/g/1", "3.0.0")
 
     async def unknown() -> bool:
-        found = await letters.list_letters(app)
+        found = (await letters.list_letters(app)).letters
         return [one.error.type for one in found if one.error] == ["UnknownWorkflow"]
 
     await until(unknown, timeout=20)
@@ -232,16 +233,16 @@ async def test_a_topic_is_replayed_from_a_time(world: World) -> None:
     await until(dead(app, 1))
     handler.bad.clear()
     [second] = await app.store.events.events("orders", (2,))
-    assert await letters.replay_topic(app, "orders", "g", second.at) == 2
+    assert await topics.replay_topic(app, "orders", "g", second.at) == 2
     await until(lambda: handler.seen.payloads == ["first", "third", "bad", "third"], timeout=20)
-    assert await letters.list_letters(app) == []
+    assert (await letters.list_letters(app)).letters == ()
     keys = [event.idempotency_key for event in handler.seen.events]
     assert keys == ["g:orders:1", "g:orders:3", "g:orders:2~1", "g:orders:3~1"]
     await app.emit("orders", "new")
     await until(lambda: handler.seen.payloads[-1] == "new")
     assert handler.seen.events[-1].idempotency_key == "g:orders:4"
-    with pytest.raises(InvalidInput, match="no group"):
-        await letters.replay_topic(app, "orders", "nobody", 0.0)
+    with pytest.raises(UnknownTopic, match="no group"):
+        await topics.replay_topic(app, "orders", "nobody", 0.0)
 
 
 async def test_topics_are_shown_and_groups_forgotten(world: World) -> None:
@@ -249,19 +250,19 @@ async def test_topics_are_shown_and_groups_forgotten(world: World) -> None:
     app = await listening(world, handler)
     await app.emit("orders", "x", key="k")
     await until(caught_up(app))
-    [topic] = await letters.topics(app)
+    [topic] = await topics.topics(app)
     assert (topic.topic, topic.emitted, topic.events, topic.bytes) == ("orders", 1, 1, 3)
     assert [one.group for one in topic.groups] == ["g"]
-    with pytest.raises(InvalidInput, match="no topic"):
-        await letters.topics(app, "nothing")
+    with pytest.raises(UnknownTopic, match="no topic"):
+        await topics.topics(app, "nothing")
     with pytest.raises(InvalidInput, match="take part"):
-        await letters.forget_group(app, "orders", "g")
+        await topics.forget_group(app, "orders", "g")
     await app.close()
     world.apps.remove(app)
     client = await world.open(worker=False)
-    await letters.forget_group(client, "orders", "g")
-    with pytest.raises(InvalidInput, match="no group"):
-        await letters.forget_group(client, "orders", "g")
+    await topics.forget_group(client, "orders", "g")
+    with pytest.raises(UnknownTopic, match="no group"):
+        await topics.forget_group(client, "orders", "g")
 
 
 # -- poison ------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ async def test_an_event_that_workers_die_of_is_buried(world: World) -> None:
         await crash(world, app)
     assert seen.payloads == ["behind"]
     await until(dead(client, 1))
-    [one] = await letters.list_letters(client)
+    [one] = (await letters.list_letters(client)).letters
     assert one.error is not None
     assert one.error.type == "PoisonEvent"
 
@@ -327,7 +328,7 @@ async def test_a_run_that_workers_die_of_is_parked(world: World) -> None:
     assert crashes == 4
     with pytest.raises(RunParked, match="workers in a row died"):
         await run.result(timeout=60)
-    [one] = await letters.list_letters(client)
+    [one] = (await letters.list_letters(client)).letters
     assert (one.id, one.kind, one.workflow) == ("run:p", "run", "poison")
     assert one.error is not None
     assert one.error.type == "PoisonRun"
@@ -365,14 +366,14 @@ async def test_a_parked_run_is_dropped(world: World) -> None:
 
     error = dump_run_error(ValueError("why"))
     assert await app.store.commit([Settle("p", 1, "parked", error=error)]) == [None]
-    [one] = await letters.list_letters(app)
+    [one] = (await letters.list_letters(app)).letters
     assert one.id == "run:p"
     shown = await letters.show_letter(app, "run:p")
     assert shown.payload is not None
-    assert await letters.list_letters(app, topic="orders") == []
+    assert (await letters.list_letters(app, LetterFilter(topic="orders"))).letters == ()
     await letters.drop_letter(app, "run:p")
     assert await app.run("p", parking).status() == "cancelled"
-    assert await letters.list_letters(app) == []
+    assert (await letters.list_letters(app)).letters == ()
 
 
 async def test_progress_of_an_old_epoch_is_refused_to_the_consumer(world: World) -> None:

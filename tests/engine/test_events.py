@@ -21,7 +21,7 @@ from aura.errors import (
     RegistrationError,
     RunFailed,
 )
-from aura.server import letters
+from aura.server import topics
 from aura.store.base import Heartbeat, Outcome
 from aura.store.events import Change, Join, NewEvent, Progress, partition
 from tests.engine.events_kit import Seen, caught_up, crash, listening, stored
@@ -438,7 +438,7 @@ async def test_a_thread_is_waited_for_before_its_key_goes_on(world: World) -> No
     app = await listening(world, subscribe)
     await app.emit("orders", 1, key="k")
     await until(entered.is_set)
-    await letters.replay_topic(app, "orders", "g", 0.0)
+    await topics.replay_topic(app, "orders", "g", 0.0)
     assert app._bus is not None
     [consumer] = app._bus.consumers
     await until(lambda: consumer._fading != {})

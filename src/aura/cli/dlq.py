@@ -28,7 +28,7 @@ from aura.cli.output import (
     whole,
 )
 from aura.server import letters
-from aura.server.letters import LetterDetail, LetterView
+from aura.server.letters import LetterDetail, LetterFilter, LetterList, LetterView
 
 dlq = typer.Typer(
     help="Dead letters: events and runs that wait for a person.", no_args_is_help=True
@@ -47,7 +47,13 @@ def list_(
     group: Annotated[
         str | None, typer.Option(help="Only of this group.", show_default=False)
     ] = None,
+    workflow: Annotated[
+        str | None, typer.Option(help="Only parked runs of it.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")] = 50,
+    cursor: Annotated[
+        str | None, typer.Option(help="Go on after an earlier list.", show_default=False)
+    ] = None,
     database: Database = None,
     as_json: Json = False,
 ) -> None:
@@ -57,20 +63,24 @@ def list_(
     Examples:
       aura dlq list
       aura dlq list --topic orders --group billing --json
+      aura dlq list --workflow research
     """
 
-    async def look(app: Aura) -> list[LetterView]:
+    where = LetterFilter(topic=topic, group=group, workflow=workflow)
+
+    async def look(app: Aura) -> LetterList:
         async with opened(app):
-            return await letters.list_letters(app, topic=topic, group=group, limit=limit)
+            return await letters.list_letters(app, where, limit, cursor)
 
     found = process.run(look(bare_app(database)))
     if as_json:
-        print_json(found)
-        return
-    if not found:
+        print_json(found.letters)
+    elif not found.letters:
         note("Nothing waits for a person.")
-        return
-    show(table(("=ID", "KEY", ">TRIES", "SINCE (UTC)", "ERROR"), map(_row, found)))
+    else:
+        show(table(("=ID", "KEY", ">TRIES", "SINCE (UTC)", "ERROR"), map(_row, found.letters)))
+    if found.next:
+        note(f"There are more; give the same command with --cursor {found.next}")
 
 
 @dlq.command("show")

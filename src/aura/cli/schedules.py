@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from dataclasses import fields
+from datetime import datetime
+from typing import Annotated
 
 import typer
 from rich.console import RenderableType
@@ -16,11 +16,17 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, moment, note, one_line, print_json, show, styled, table
-from aura.engine.schedule import Event
-from aura.engine.scheduler import VERSION, WORKFLOW, Status
-from aura.errors import InvalidInput, ResultTimeout
-from aura.server.operations import live_workers
-from aura.store.base import RunRecord
+from aura.errors import InvalidInput
+from aura.server.schedules import (
+    OrderView,
+    ScheduleDetail,
+    ScheduleEvent,
+    ScheduleOrder,
+    ScheduleView,
+    list_schedules,
+    order_schedule,
+    show_schedule,
+)
 
 schedules = typer.Typer(help="Look at schedules, pause and trigger them.", no_args_is_help=True)
 
@@ -39,13 +45,6 @@ By = Annotated[
 ]
 
 
-class Done(NamedTuple):
-    """What became of an order; without a status nobody has carried it out yet."""
-
-    status: Status | None
-    driven: bool
-
-
 @schedules.command("list")
 def list_(database: Database = None, as_json: Json = False) -> None:
     """List schedules: when they tick, and when next.
@@ -56,13 +55,13 @@ def list_(database: Database = None, as_json: Json = False) -> None:
       aura schedules list --json
     """
 
-    async def look(app: Aura) -> list[Status]:
+    async def look(app: Aura) -> list[ScheduleView]:
         async with opened(app):
-            return await app.schedules.list()
+            return await list_schedules(app)
 
     found = process.run(look(bare_app(database)))
     if as_json:
-        print_json({"schedules": [status.plain() for status in found]})
+        print_json({"schedules": found})
     elif not found:
         note('There are no schedules. Declare one with: app.schedule("name", workflow, cron="…")')
     else:
@@ -80,18 +79,19 @@ def show_(name: Named, database: Database = None, as_json: Json = False) -> None
       aura schedules show nightly --json
     """
 
-    async def look(app: Aura) -> tuple[Status, Sequence[RunRecord]]:
+    async def look(app: Aura) -> ScheduleDetail:
         async with opened(app):
-            return await app.schedules.show(name), await app.schedules.runs(name)
+            return await show_schedule(app, name)
 
-    status, runs = process.run(look(bare_app(database)))
-    states = {run.id: run.state for run in runs}
+    found = process.run(look(bare_app(database)))
     if as_json:
-        print_json({**status.plain(), "runs": states})
+        plain = {one.name: getattr(found.schedule, one.name) for one in fields(found.schedule)}
+        print_json({**plain, "ticks": found.ticks, "runs": found.runs})
     else:
         columns = ("WHEN (UTC)", "=WHAT", "=RUN", "=STATE", "REASON")
-        events = [_event(one, states.get(one.run, "")) for one in reversed(status.book.history)]
-        show(_head(status), Text(), table(columns, events))
+        history = reversed(found.schedule.history)
+        events = [_event(one, found.runs.get(one.run, "")) for one in history]
+        show(_head(found.schedule), Text(), table(columns, events))
 
 
 @schedules.command()
@@ -104,10 +104,8 @@ def pause(
     Examples:
       aura schedules pause nightly --reason "release freeze"
     """
-    _order(
-        name, "pause", lambda app: app.schedules.pause(name, reason=reason, by=by or _user()),
-        database, as_json,
-    )  # fmt: skip
+    order = ScheduleOrder("pause", reason=reason, by=by or _user())
+    _order(name, order, database, as_json)
 
 
 @schedules.command()
@@ -120,10 +118,8 @@ def resume(
     Examples:
       aura schedules resume nightly
     """
-    _order(
-        name, "resume", lambda app: app.schedules.resume(name, reason=reason, by=by or _user()),
-        database, as_json,
-    )  # fmt: skip
+    order = ScheduleOrder("resume", reason=reason, by=by or _user())
+    _order(name, order, database, as_json)
 
 
 @schedules.command()
@@ -145,11 +141,8 @@ def trigger(
       aura schedules trigger nightly
       aura schedules trigger nightly --id ticket-17
     """
-    _order(
-        name, "trigger",
-        lambda app: app.schedules.trigger(name, id=key, reason=reason, by=by or _user()),
-        database, as_json,
-    )  # fmt: skip
+    order = ScheduleOrder("trigger", key, reason=reason, by=by or _user())
+    _order(name, order, database, as_json)
 
 
 @schedules.command()
@@ -178,12 +171,8 @@ def backfill(
     """
     first = _time(start, "--from")
     last = None if end is None else _time(end, "--to")
-
-    async def fill(app: Aura) -> Status:
-        until = last or datetime.fromtimestamp(app.clock.now(), UTC)
-        return await app.schedules.backfill(name, first, until, reason=reason, by=by or _user())
-
-    _order(name, "backfill", fill, database, as_json)
+    order = ScheduleOrder("backfill", None, first, last, reason, by or _user())
+    _order(name, order, database, as_json)
 
 
 @schedules.command()
@@ -197,43 +186,23 @@ def delete(
     Examples:
       aura schedules delete nightly
     """
-    _order(
-        name, "delete", lambda app: app.schedules.delete(name, reason=reason, by=by or _user()),
-        database, as_json,
-    )  # fmt: skip
+    order = ScheduleOrder("delete", reason=reason, by=by or _user())
+    _order(name, order, database, as_json)
 
 
-def _order(
-    name: str,
-    order: str,
-    give: Callable[[Aura], Awaitable[Status]],
-    database: str | None,
-    as_json: bool,
-) -> None:
-    async def run(app: Aura) -> Done:
+def _order(name: str, order: ScheduleOrder, database: str | None, as_json: bool) -> None:
+    async def run(app: Aura) -> OrderView:
         async with opened(app):
-            driven = await _is_driven(app)
-            if not driven:
-                app.schedules.patience = 0.0
-            try:
-                return Done(await give(app), driven)
-            except ResultTimeout:
-                return Done(None, driven)
+            return await order_schedule(app, name, order)
 
-    status, driven = process.run(run(bare_app(database)))
+    found = process.run(run(bare_app(database)))
     if as_json:
-        plain = None if status is None else status.plain()
-        print_json({"order": order, "done": status is not None, "schedule": plain})
-    elif status is not None:
-        show(_head(status))
-    if status is None:
-        note(NO_ANSWER + f"aura schedules show {name}" if driven else NO_WORKER)
-
-
-async def _is_driven(app: Aura) -> bool:
-    """Whether a live worker can execute the workflow of schedules."""
-    wanted = f"{WORKFLOW} {VERSION}"
-    return any(wanted in worker.workflows for worker in await live_workers(app))
+        schedule = found.schedule if found.done else None
+        print_json({"order": found.order, "done": found.done, "schedule": schedule})
+    elif found.done and found.schedule is not None:
+        show(_head(found.schedule))
+    if not found.done:
+        note(NO_ANSWER + f"aura schedules show {name}" if found.driven else NO_WORKER)
 
 
 def _time(text: str, option: str) -> datetime:
@@ -252,48 +221,41 @@ def _user() -> str:
         return ""
 
 
-def _row(status: Status) -> tuple[RenderableType, ...]:
-    schedule, book = status.schedule, status.book
+def _row(found: ScheduleView) -> tuple[RenderableType, ...]:
     return (
-        clean(schedule.name),
-        styled(status.state),
-        clean(schedule.words),
-        clean(f"{schedule.workflow} {schedule.version}"),
-        _moment(status.next),
-        f"{book.started:,}",
-        f"{book.missed:,}",
+        clean(found.name),
+        styled(found.state),
+        clean(found.words),
+        clean(f"{found.workflow} {found.version}"),
+        moment(found.next),
+        f"{found.counts.started:,}",
+        f"{found.counts.missed:,}",
     )
 
 
-def _head(status: Status) -> Text:
-    schedule, book = status.schedule, status.book
-    missed = (
-        f"of the last {schedule.window:g} s" if schedule.missed == "window" else schedule.missed
-    )
+def _head(found: ScheduleView) -> Text:
+    counts = found.counts
+    missed = f"of the last {found.window:g} s" if found.missed == "window" else found.missed
     lines = [
-        f"runs {schedule.workflow} {schedule.version}, {schedule.words}",
-        f"overlap {schedule.overlap}, missed {missed}"
-        + (f", jitter {schedule.jitter:g} s" if schedule.jitter else ""),
-        f"next {_moment(status.next)} UTC; started {book.started:,}, skipped {book.skipped:,}, "
-        f"missed {book.missed:,}",
+        f"runs {found.workflow} {found.version}, {found.words}",
+        f"overlap {found.overlap}, missed {missed}"
+        + (f", jitter {found.jitter:g} s" if found.jitter else ""),
+        f"next {moment(found.next)} UTC; started {counts.started:,}, skipped {counts.skipped:,}, "
+        f"missed {counts.missed:,}",
     ]
-    if book.running:
-        lines.append(f"running: {', '.join(book.running)}")
-    if book.queued:
-        lines.append(f"waiting: {len(book.queued):,}, from {_moment(book.queued[0].at)} UTC")
-    head = Text.assemble((f"{clean(schedule.name)}  ", "bold"), styled(status.state))
+    if found.running:
+        lines.append(f"running: {', '.join(found.running)}")
+    if found.waiting:
+        lines.append(f"waiting: {len(found.waiting):,}, from {moment(found.waiting[0])} UTC")
+    head = Text.assemble((f"{clean(found.name)}  ", "bold"), styled(found.state))
     return Text("\n").join([head, *(Text(f"  {clean(line)}") for line in lines)])
 
 
-def _event(event: Event, state: str) -> tuple[RenderableType, ...]:
+def _event(event: ScheduleEvent, state: str) -> tuple[RenderableType, ...]:
     return (
-        _moment(event.at),
+        moment(event.at),
         event.kind,
         clean(event.run),
         styled(state),
         one_line(event.reason, 100),
     )
-
-
-def _moment(at: float | None) -> str:
-    return moment(None if at is None else datetime.fromtimestamp(at, UTC))

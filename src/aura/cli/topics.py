@@ -14,8 +14,8 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, duration, note, print_json, show, table
 from aura.errors import InvalidInput
-from aura.server import letters
-from aura.server.letters import TopicView
+from aura.server import topics as operations
+from aura.server.topics import TopicView
 from aura.yamlnodes import DURATION, SECONDS
 
 topics = typer.Typer(help="Topics of events and the groups that handle them.", no_args_is_help=True)
@@ -114,7 +114,7 @@ def replay(
 
     async def act(app: Aura) -> int:
         async with opened(app):
-            return await letters.replay_topic(app, topic, group, _moment(since, app.clock.now()))
+            return await operations.replay_topic(app, topic, group, _moment(since, app.clock.now()))
 
     count = process.run(act(bare_app(database)))
     if as_json:
@@ -134,7 +134,7 @@ def forget(topic: Topic, group: Group, database: Database = None, as_json: Json 
 
     async def act(app: Aura) -> None:
         async with opened(app):
-            await letters.forget_group(app, topic, group)
+            await operations.forget_group(app, topic, group)
 
     process.run(act(bare_app(database)))
     if as_json:
@@ -146,7 +146,7 @@ def forget(topic: Topic, group: Group, database: Database = None, as_json: Json 
 def _look(database: str | None, topic: str | None) -> list[TopicView]:
     async def look(app: Aura) -> list[TopicView]:
         async with opened(app):
-            return await letters.topics(app, topic)
+            return await operations.topics(app, topic)
 
     return process.run(look(bare_app(database)))
 

@@ -53,6 +53,7 @@ from aura.store.base import (
     Store,
 )
 from aura.store.queues import Placement
+from aura.store.search import Attributes
 
 if TYPE_CHECKING:
     from aura.engine.definition import Registry, Workflow
@@ -81,12 +82,14 @@ def child_id(execution: str, key: str) -> str:
 
 class Terms(NamedTuple):
     """How a child is started. A `detached` one outlives its parent and tells it nothing; `place` is
-    where it waits, `deadline` (epoch seconds) until when it must be done."""
+    where it waits, `deadline` (epoch seconds) until when it must be done, `attributes` are those
+    by which it is found."""
 
     id: str | None = None
     detached: bool = False
     place: Placement | None = None
     deadline: float | None = None
+    attributes: Attributes = ()
 
 
 class Family:
@@ -384,7 +387,7 @@ def _op(
     return StartRun(
         chosen, workflow.name, workflow.version, packed, fingerprint, carrying(family.origin),
         parent=execution.id, parent_epoch=execution.record.epoch, detached=terms.detached,
-        place=terms.place, deadline=terms.deadline,
+        place=terms.place, deadline=terms.deadline, attributes=terms.attributes,
     )  # fmt: skip
 
 

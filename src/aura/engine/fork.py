@@ -81,8 +81,10 @@ async def fork(store: Store, what: Fork, now: float) -> Forked:
     run = found[0]
     journal = await _all(store, "journal", what.run)
     signals = await _all(store, "signals", what.run)
+    words = await _all(store, "attributes", what.run)
     plan = planned(what, run, journal, signals, now)
-    verdict = await store.adopt(plan.run, plan.lines)
+    found_by = [("attributes", {**row, "run_id": what.id, "created_at": now}) for row in words]
+    verdict = await store.adopt(plan.run, [*plan.lines, *found_by])
     if verdict != "create":
         raise RunConflict(f"there is a run {what.id} already", hint="Choose another id")
     await store.commit([Announce("ready")])

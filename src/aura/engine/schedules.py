@@ -7,9 +7,11 @@ document, and begun with what the document says.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, cast
@@ -28,11 +30,15 @@ from aura.errors import (
     RegistrationError,
     RunEnded,
     ScheduleError,
+    UnknownSchedule,
     UnknownWorkflow,
     UpdateRejected,
 )
 from aura.store.base import SETTLED, PutDocument, RunRecord, SendSignal, Store, Writer
 from aura.store.queues import Placement
+
+_LOOK = 1.0  # seconds after which a change is looked for that nobody has told of
+_ANY = "2026-01-01T00:00:00+00:00"  # the time with which the other arguments are checked
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -56,11 +62,13 @@ class ScheduleOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A schedule as the code has it; `input` follows when the app opens."""
+    """A schedule as the code has it; `input` follows when the app opens: from `args`, or else from
+    `given`, the arguments by name as JSON values."""
 
     schedule: Schedule
     workflow: Workflow[..., Any] | str
     args: tuple[Any, ...]
+    given: Mapping[str, Any] | None = None
 
 
 class Schedules:
@@ -101,7 +109,7 @@ class Schedules:
         """Remember a schedule for `apply`. Raises RegistrationError."""
         if name in self._declared:
             raise RegistrationError(f"schedule {name} is declared twice", hint="Rename one of them")
-        self._declared[name] = _declared(name, workflow, args, options)
+        self._declared[name] = declared(name, workflow, args, options)
 
     async def apply(self) -> None:
         """Create what is declared and not there, and update what is declared otherwise.
@@ -109,24 +117,54 @@ class Schedules:
         Any number of workers may do that at once. Raises InvalidInput, UnknownWorkflow,
         UnknownQueue.
         """
-        for declared in self._declared.values():
-            await self._apply(self._complete(declared))
+        for one in self._declared.values():
+            await self._apply(self._complete(one))
 
     async def create(
         self,
         name: str,
         workflow: Workflow[..., Any] | str,
         args: Sequence[Any] = (),
+        *,
+        given: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Status:
-        """Create a schedule, or change the one of that name, while the app is open.
+        """Create a schedule, or change the one of that name, while the app is open; a worker does
+        the latter within `patience`, or later.
 
-        Options as for `app.schedule`. Raises RegistrationError, InvalidInput.
+        Options as for `app.schedule`; `given` are the arguments by name as JSON values, in place of
+        `args`. Raises RegistrationError, InvalidInput, UnknownWorkflow, UnknownQueue.
         """
-        no_order_of_a_shadow(f"create schedule {name}")
         wanted = cast("ScheduleOptions", options)
-        await self._apply(self._complete(_declared(name, workflow, tuple(args), wanted)))
-        return await self.show(name)
+        given_so = replace(declared(name, workflow, tuple(args), wanted), given=given)
+        return (await self.put(given_so))[0]
+
+    async def put(self, one: Declared) -> tuple[Status, bool]:
+        """Create or change it; its status, and whether that is what was declared by now."""
+        no_order_of_a_shadow(f"create schedule {one.schedule.name}")
+        wanted = self._complete(one)
+        await self._apply(wanted)
+        status = await self._shown(wanted)
+        return status, status.schedule == wanted and status.state != "starting"
+
+    async def _shown(self, wanted: Schedule) -> Status:
+        """Its status once that says what is wanted, or after `patience`."""
+        news = asyncio.Event()
+        place = f"doc:{KIND}/{wanted.name}"
+        stop = self._store.listen(lambda topic: news.set() if topic == place else None)
+        until = self._clock.monotonic() + self.patience
+        try:
+            while True:
+                status = await self.show(wanted.name)
+                left = until - self._clock.monotonic()
+                if status.schedule == wanted or left <= 0:
+                    return status
+                with contextlib.suppress(TimeoutError):  # a notification may be missed
+                    async with asyncio.timeout(min(left, _LOOK)):
+                        await news.wait()
+                news.clear()
+        finally:
+            stop()
 
     async def list(self) -> list[Status]:
         """The schedules that are not deleted, by name."""
@@ -138,7 +176,7 @@ class Schedules:
         document = await self._store.document(KIND, name)
         status = None if document is None else Status.from_json(document.body)
         if status is None or status.state == "deleted":
-            raise ScheduleError(
+            raise UnknownSchedule(
                 f"there is no schedule {name}", hint="List them with: aura schedules list"
             )
         return status
@@ -267,44 +305,49 @@ class Schedules:
                 f"schedule {schedule}: {error.message}", hint=error.hint
             ) from None
 
-    def _complete(self, declared: Declared) -> Schedule:
+    def _complete(self, one: Declared) -> Schedule:
         """With version and input. Raises InvalidInput, UnknownWorkflow."""
-        workflow = declared.workflow
+        workflow = one.workflow
         if isinstance(workflow, str):
-            version = self._version(workflow, declared.schedule.name)
+            version = self._version(workflow, one.schedule.name)
             workflow = self._registry.get(workflow, version)
         else:
             self._registry.add(workflow)
         parameters = inspect.signature(workflow.function)
         try:
-            bound = parameters.bind_partial(*declared.args).arguments
+            bound = parameters.bind_partial(*one.args).arguments
         except TypeError:
             bound = {}  # the check of the arguments says it better
         takes_tick = "tick" in parameters.parameters and "tick" not in bound
-        now = datetime.fromisoformat("2026-01-01T00:00:00+00:00")
-        more = {"tick": now} if takes_tick else {}
-        data = workflow.signature.dump_checked(declared.args, more, self._limits)
+        if one.given is not None:
+            takes_tick = "tick" in parameters.parameters and "tick" not in one.given
+        more: dict[str, Any] = {"tick": datetime.fromisoformat(_ANY)} if takes_tick else {}
+        if one.given is not None:
+            more = {**workflow.signature.load(to_json({**one.given, **more})), **more}
+        data = workflow.signature.dump_checked(one.args, more, self._limits)
         values = plain(data)
         if takes_tick:
             del values["tick"]
         text = to_json(values).decode() if takes_tick else data.decode()
-        pack(text.encode(), self._limits, f"the input of schedule {declared.schedule.name}")
+        pack(text.encode(), self._limits, f"the input of schedule {one.schedule.name}")
         return replace(
-            declared.schedule,
+            one.schedule,
             workflow=workflow.name,
             version=workflow.version,
             input=text,
             takes_tick=takes_tick,
-            place=placed(declared.schedule.place, workflow.queue),
+            place=placed(one.schedule.place, workflow.queue),
         )
 
 
-def _declared(
+def declared(
     name: str,
     workflow: Workflow[..., Any] | str,
     args: tuple[Any, ...],
     options: ScheduleOptions,
 ) -> Declared:
+    """A schedule, without the version and the input that it is completed with. Raises
+    RegistrationError."""
     unknown = set(options) - set(ScheduleOptions.__annotations__)
     if unknown:
         raise RegistrationError(

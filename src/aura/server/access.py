@@ -70,15 +70,17 @@ class Caller:
 class Needs:
     """What a route needs. `about`: "run", its `run_id` says which workflow it is about; "body", its
     code looks at the caller itself; "all", it is about everything, which limited tokens are not
-    shown."""
+    shown. `names` are the parts of the body, as in "plan.name", that say what is changed."""
 
     role: Role = "admin"
     about: About = "all"
+    names: tuple[str, ...] = ()
 
 
-def needs(role: Role, about: About = "all") -> dict[str, Any]:
-    """What a route says (`openapi_extra`) about who may ask."""
-    return {"x-aura-role": role, "x-aura-about": about}
+def needs(role: Role, about: About = "all", names: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a route says (`openapi_extra`) about who may ask, and what the audit log tells."""
+    told = {"x-aura-names": list(names)} if names else {}
+    return {"x-aura-role": role, "x-aura-about": about, **told}
 
 
 def caller_of(request: Request) -> Caller:
@@ -91,7 +93,10 @@ def caller_of(request: Request) -> Caller:
 
 _BEARER = ((b"www-authenticate", b"Bearer"),)
 _JSON = "application/json"
-_NAMING = ("workflow", "version", "id", "action", "ids", "state", "cursor", "dry_run")
+_NAMING = (
+    *("workflow", "version", "id", "action", "ids", "state", "cursor", "dry_run"),
+    *("kind", "topic", "group", "since", "start", "end"),
+)
 
 
 @dataclass(slots=True)
@@ -117,7 +122,9 @@ class Door:
         if not scheme:
             raise _unauthorized("token-missing", "send a token: Authorization: Bearer aura_…")
         text = given if scheme.lower() == "bearer" else ""
-        return self.holder(text, address_of(scope), tokens)[1]
+        token, caller = self.holder(text, address_of(scope), tokens)
+        self.pay(token)
+        return caller
 
     def holder(self, text: str, address: str, tokens: Mapping[str, Token]) -> tuple[Token, Caller]:
         """Who holds the token of that text. Raises Refused: also when somebody guesses there."""
@@ -136,15 +143,17 @@ class Door:
         return token, caller
 
     def known(self, token: Token, address: str) -> Caller:
-        """Who holds this token, which was shown before. Raises Refused when it is no longer live,
-        or asks too often."""
+        """Who holds this token, which was shown before. Raises Refused when it no longer holds."""
         state = token.state(self.app.time.now())
         if state != "live":
             raise _unauthorized(f"token-{state}", f"this token is {state}; ask for a new one")
+        return Caller(token.name, token.role, address, token.workflows)
+
+    def pay(self, token: Token) -> None:
+        """Count a request of a token. Raises Refused when it asks too often."""
         wait = self.rates.take(token.id, self.app.clock.monotonic())
         if wait:
             raise _too_many("rate-limited", "this token asks too often", wait)
-        return Caller(token.name, token.role, address, token.workflows)
 
 
 @dataclass(slots=True)
@@ -199,7 +208,8 @@ class GuardedRoute(APIRoute):
     @property
     def needs(self) -> Needs:
         told = self.openapi_extra or {}
-        return Needs(told.get("x-aura-role", "admin"), told.get("x-aura-about", "all"))
+        names = tuple(told.get("x-aura-names", ()))
+        return Needs(told.get("x-aura-role", "admin"), told.get("x-aura-about", "all"), names)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         go_on = super().get_route_handler()
@@ -212,9 +222,10 @@ class GuardedRoute(APIRoute):
             if request.method in SAFE:
                 return await go_on(request)
             _require_json(request)
+            body = await _told(request, self.needs)
             change = Change(
-                self.name, caller.name, caller.role, "http", caller.address, _reason(request),
-                await _target(request, self.needs),
+                self.name.format_map(request.path_params)[:60], caller.name, caller.role, "http",
+                caller.address, reason_of(request, body), _target(request, self.needs, body),
             )  # fmt: skip
             return await carry_out(app, change, lambda: go_on(request))
 
@@ -308,18 +319,27 @@ def _require_json(request: Request) -> None:
         raise Refused(Problem(415, "unsupported-media-type", detail))
 
 
-async def _target(request: Request, needed: Needs) -> dict[str, str]:
-    """What is to be changed, as the audit log names it: never payloads."""
-    target = {name: str(value) for name, value in request.path_params.items()}
-    if needed.about != "body":
-        return target
+async def _told(request: Request, needed: Needs) -> dict[str, Any]:
+    """The body of a request that says there what it is to change; else nothing."""
+    if needed.about == "run":
+        return {}
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
-        return target  # the route says what is wrong with it
-    told = body if isinstance(body, dict) else {}
-    named = {name: told[name] for name in _NAMING if told.get(name) not in (None, False)}
-    return target | {name: _short(value) for name, value in named.items()}
+        return {}  # the route says what is wrong with it
+    return body if isinstance(body, dict) else {}
+
+
+def _target(request: Request, needed: Needs, body: Mapping[str, Any]) -> dict[str, str]:
+    """What is to be changed, as the audit log names it: never payloads."""
+    target = {name: str(value) for name, value in request.path_params.items()}
+    for name in needed.names or _NAMING:
+        value: Any = body
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value not in (None, False, "", []):
+            target[name.rpartition(".")[2]] = _short(value)
+    return target
 
 
 def _short(value: object) -> str:
@@ -327,9 +347,11 @@ def _short(value: object) -> str:
     return found[: audit.LONGEST]
 
 
-def _reason(request: Request) -> str:
-    """Why, in the words of who changes something."""
-    return unquote(request.headers.get("aura-reason", ""))[: audit.LONGEST]
+def reason_of(request: Request, body: Mapping[str, Any] | None = None) -> str:
+    """Why, in the words of who changes something: the header's, or else those of the body."""
+    header = unquote(request.headers.get("aura-reason", ""))
+    given = (body or {}).get("reason", "")
+    return (header or (given if isinstance(given, str) else ""))[: audit.LONGEST]
 
 
 def _check_length(scope: Scope, most: int) -> None:

@@ -8,6 +8,7 @@ process, which everybody may know.
 from __future__ import annotations
 
 import asyncio
+import platform
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -19,15 +20,22 @@ from aura.errors import StoreUnavailable
 from aura.server import operations
 from aura.server.access import Door, Gate, GuardedRoute, needs
 from aura.server.audit import AuditLog, read_log
+from aura.server.delivery_api import delivery_routes
+from aura.server.emitting import emitting_routes
+from aura.server.events_api import events_routes
+from aura.server.learning_api import learning_routes
 from aura.server.operations import Overview
 from aura.server.problems import SCHEMA, described, handle_errors
 from aura.server.queues import QueueDetail, QueueView, list_queues, show_queue
 from aura.server.runs_api import READS, runs_routes
+from aura.server.schedules_api import schedules_routes
+from aura.server.workers_api import workers_routes
 
 API = "/api/v1"
 READY_WITHIN = 2.0
 """Seconds in which the database must answer."""
 
+DELIVERY = delivery_routes, learning_routes
 HEALTH = frozenset({"/healthz", "/readyz", f"{API}/healthz", f"{API}/readyz"})
 
 
@@ -39,11 +47,15 @@ def build_api(app: Aura, door: Door | None = None) -> FastAPI:
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     api.state.aura = app
+    api.state.gateway = None  # its configuration, when the process has one
     api.include_router(_health(app))
     api.include_router(_health(app), prefix=API, include_in_schema=False)
     api.include_router(runs_routes(app), prefix=API)
+    api.include_router(emitting_routes(app), prefix=API)
     api.include_router(_reads(app), prefix=API)
-    api.include_router(_about(api), prefix=API)
+    for routes in (schedules_routes, events_routes, workers_routes, *DELIVERY):
+        api.include_router(routes(app), prefix=API)
+    api.include_router(_about(api, app), prefix=API)
     handle_errors(api)
     api.add_middleware(Gate, door=door or Door(app), public=HEALTH)
     return api
@@ -81,11 +93,6 @@ def _reads(app: Aura) -> APIRouter:
         """Runs by state, live workers and rollouts."""
         return await operations.overview(app)
 
-    @router.get("/rollouts", name="rollout list", openapi_extra=needs("viewer"))
-    async def rollouts() -> dict[str, Any]:
-        """All rollouts, by name."""
-        return {"rollouts": [one.plain() for one in await app.rollouts.all()]}
-
     @router.get("/queues", name="queues list", openapi_extra=needs("viewer"))
     async def queues() -> dict[str, list[QueueView]]:
         """All queues, by name: their limits, and their runs that have not ended."""
@@ -107,7 +114,7 @@ def _reads(app: Aura) -> APIRouter:
     return router
 
 
-def _about(api: FastAPI) -> APIRouter:
+def _about(api: FastAPI, app: Aura) -> APIRouter:
     router = APIRouter(tags=["about"], route_class=GuardedRoute, responses=READS)
 
     @router.get("/openapi.json", name="openapi", openapi_extra=needs("viewer", "body"))
@@ -117,8 +124,14 @@ def _about(api: FastAPI) -> APIRouter:
 
     @router.get("/build", name="build", openapi_extra=needs("viewer", "body"))
     async def build() -> dict[str, str]:
-        """Which Aura this is."""
-        return {"name": "aura-workflows", "version": version("aura-workflows")}
+        """Which Aura this is, on which Python; `app` is the app that it serves."""
+        return {
+            "name": "aura-workflows",
+            "version": version("aura-workflows"),
+            "python": platform.python_version(),
+            "api": API,
+            "app": app.name,
+        }
 
     return router
 

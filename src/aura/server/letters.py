@@ -9,15 +9,22 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from aura.app import Aura
 from aura.codec import plain
+from aura.delivery.versions import is_exact
 from aura.errors import CodecError, InvalidInput, NoSuchDeadLetter
+from aura.masking import current_mask
+from aura.server.operations import read_cursor, storable, write_cursor
 from aura.server.views import ErrorView, Payload, error_view, payload_view
 from aura.store.base import Announce, RequestCancel, RunFilter, RunRecord
-from aura.store.events import GROUPS, DeadLetter, TopicInfo
+from aura.store.events import GROUPS, DeadLetter, LetterPlace
 
+MOST_LETTERS = 1_000
+"""A page of a list is not longer than this."""
+
+_LAST = 2**62  # no seq is as high
 _EVENT = re.compile(r"event:(?P<topic>[^/]+)/(?P<group>[^/]+)/(?P<seq>\d{1,18})")
 
 
@@ -40,6 +47,45 @@ class LetterView:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterList:
+    """What waits, the newest first; `next` is the cursor of the page after it, None on the last."""
+
+    letters: tuple[LetterView, ...]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which ones: of a `topic` or `group` (then no runs, which belong to none), or the parked runs
+    of a `workflow` (then no events). Raises InvalidInput when nothing can be all of that."""
+
+    kind: Literal["event", "run"] | None = None
+    topic: str | None = None
+    group: str | None = None
+    workflow: str | None = None
+
+    def __post_init__(self) -> None:
+        for text in (self.topic, self.group, self.workflow):
+            if text is not None and not storable(text):
+                raise InvalidInput("a name cannot be stored", hint="Use other characters")
+        if not (self.events or self.runs):
+            raise InvalidInput(
+                "no dead letter is like that",
+                hint="Events have a topic and a group, runs a workflow",
+            )
+
+    @property
+    def events(self) -> bool:
+        """Whether events are wanted."""
+        return self.kind != "run" and self.workflow is None
+
+    @property
+    def runs(self) -> bool:
+        """Whether parked runs are wanted."""
+        return self.kind != "event" and self.topic is None and self.group is None
+
+
+@dataclass(frozen=True, slots=True)
 class LetterDetail:
     """One of them with its payload (of a run: its input), and each try as it was recorded."""
 
@@ -48,40 +94,68 @@ class LetterDetail:
     history: Sequence[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """How far a group is behind: events that are not handled yet (`lag`), seconds since the oldest
-    of them (`age`), those of them that wait for a retry or their key, dead letters, workers."""
-
-    group: str
-    lag: int
-    age: float | None
-    waiting: int
-    dead: int
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class TopicView:
-    """A topic with its groups. `events` are kept, of `emitted` in all; `bytes` is the size of their
-    payloads."""
-
-    topic: str
-    emitted: int
-    events: int
-    bytes: int
-    groups: tuple[GroupView, ...]
-
-
 async def list_letters(
-    app: Aura, *, topic: str | None = None, group: str | None = None, limit: int = 50
-) -> list[LetterView]:
-    """The newest first. With a topic or a group no runs, which belong to none."""
-    found = [_of_event(one) for one in await app.store.events.dead_letters(topic, group, limit)]
-    if topic is None and group is None:
-        found += [_of_run(run) for run in await app.runs(RunFilter("parked", limit=limit))]
-    oldest = datetime.min.replace(tzinfo=UTC)
-    return sorted(found, key=lambda one: one.at or oldest, reverse=True)[:limit]
+    app: Aura, where: LetterFilter = LetterFilter(), limit: int = 50, cursor: str | None = None
+) -> LetterList:
+    """A page of what waits, the newest first. Raises InvalidInput."""
+    if not 1 <= limit <= MOST_LETTERS:
+        raise InvalidInput(f"the limit is {limit}", hint=f"Give 1 to {MOST_LETTERS}")
+    after = None if cursor is None else _after(cursor)
+    found: list[tuple[_Key, LetterView]] = []
+    if where.events:
+        found += await _events(app, where, limit + 1, after)
+    if where.runs:
+        found += await _runs(app, where, limit + 1, after)
+    found.sort(key=lambda one: one[0], reverse=True)
+    page = found[:limit]
+    more = write_cursor(page[-1][0].at, page[-1][1].id) if len(found) > limit else None
+    return LetterList(tuple(view for _, view in page), more)
+
+
+class _Key(NamedTuple):
+    """Where a letter stands in the list: by its time, runs before events of the same time."""
+
+    at: float
+    is_run: bool
+    place: tuple[Any, ...]
+
+
+def _after(cursor: str) -> _Key:
+    at, name = read_cursor(cursor)
+    place = _place(name)
+    if place is None:
+        return _Key(at, True, (name.removeprefix("run:"),))
+    return _Key(at, False, (place[2], place[0], place[1]))
+
+
+async def _events(
+    app: Aura, where: LetterFilter, limit: int, after: _Key | None
+) -> list[tuple[_Key, LetterView]]:
+    before = None
+    if after is not None:
+        before = LetterPlace(after.at, *((_LAST, "", "") if after.is_run else after.place))
+    letters = await app.store.events.dead_letters(where.topic, where.group, limit, before)
+    found = []
+    for one in letters:
+        it = one.delivery
+        found.append((_Key(it.changed_at, False, (it.seq, it.topic, it.group)), _of_event(one)))
+    return found
+
+
+async def _runs(
+    app: Aura, where: LetterFilter, limit: int, after: _Key | None
+) -> list[tuple[_Key, LetterView]]:
+    before = None
+    if after is not None:
+        before = (after.at, after.place[0] if after.is_run else "")
+    wanted = RunFilter("parked", where.workflow, limit, before, by="parked")
+    runs = await app.runs(wanted)
+    return [(_Key(run.finished_at or 0.0, True, (run.id,)), _of_run(run)) for run in runs]
+
+
+async def workflow_of_letter(app: Aura, name: str) -> str | None:
+    """The workflow of a parked run; None for an event. Raises NoSuchDeadLetter, InvalidInput."""
+    return None if _place(name) else (await _parked(app, name)).workflow
 
 
 async def show_letter(app: Aura, name: str, *, full: bool = False) -> LetterDetail:
@@ -92,7 +166,7 @@ async def show_letter(app: Aura, name: str, *, full: bool = False) -> LetterDeta
         return LetterDetail(_of_run(run), payload_view(run.input, full=full), ())
     found = await app.store.events.dead_letter(*place)
     if found is None:
-        raise _missing(name)
+        raise no_letter(name)
     payload = payload_view(found.event.payload, full=full)
     return LetterDetail(_of_event(found), payload, _history(found))
 
@@ -104,11 +178,13 @@ async def requeue_letter(app: Aura, name: str, version: str | None = None) -> No
     Raises NoSuchDeadLetter, InvalidInput.
     """
     place = _place(name)
+    if version is not None and not (is_exact(version) and storable(version)):
+        raise InvalidInput(f"{version!r:.60} is no version", hint="Give one such as 1.2.0")
     if place is None:
         await _requeue_run(app, name, version)
         return
     if not await app.store.events.requeue(*place, version):
-        raise _missing(name)
+        raise no_letter(name)
     await app.committer.submit(Announce(GROUPS))
 
 
@@ -123,70 +199,21 @@ async def drop_letter(app: Aura, name: str) -> None:
         await app.committer.submit(RequestCancel(run.id))
         return
     if not await app.store.events.drop(*place):
-        raise _missing(name)
+        raise no_letter(name)
     await app.committer.submit(Announce(GROUPS))
 
 
-async def topics(app: Aura, topic: str | None = None) -> list[TopicView]:
-    """Topics and how far their groups are. Raises InvalidInput when there is no such topic."""
-    infos: list[TopicInfo] = await app.store.events.topics()
-    groups = await app.store.events.groups(topic)
-    found = [
-        TopicView(
-            one.topic,
-            one.tail,
-            one.events,
-            one.bytes,
-            tuple(GroupView(*each[1:]) for each in groups if each.topic == one.topic),
-        )
-        for one in infos
-        if topic in (None, one.topic)
-    ]
-    if topic is not None and not found:
-        raise InvalidInput(f"there is no topic {topic}", hint="List them: aura topics list")
-    return found
-
-
-async def replay_topic(app: Aura, topic: str, group: str, since: float) -> int:
-    """Let a group handle again what was emitted since then (epoch seconds); how many events.
-
-    Raises InvalidInput when there is no such group.
-    """
-    count = await app.store.events.replay(topic, group, since)
-    if count is None:
-        raise _no_group(topic, group)
-    await app.committer.submit(Announce(GROUPS))
-    return count
-
-
-async def forget_group(app: Aura, topic: str, group: str) -> None:
-    """Delete a group that nobody uses any more, with its dead letters. Raises InvalidInput when
-    there is none, or workers take part in it."""
-    known = [one for one in await app.store.events.groups(topic) if one.group == group]
-    if known and known[0].workers:
-        raise InvalidInput(
-            f"live workers take part in group {group} of topic {topic}: {known[0].workers}",
-            hint="Stop them, or deploy code that does not subscribe",
-        )
-    if not await app.store.events.forget(topic, group):
-        raise _no_group(topic, group)
-
-
-def _no_group(topic: str, group: str) -> InvalidInput:
-    return InvalidInput(
-        f"topic {topic} has no group {group}", hint=f"Look at it: aura topics show {topic}"
-    )
-
-
-def _missing(name: str) -> NoSuchDeadLetter:
-    return NoSuchDeadLetter(f"there is no dead letter {name}", hint="List them: aura dlq list")
+def no_letter(name: str) -> NoSuchDeadLetter:
+    """What to raise for a name that no dead letter has."""
+    shown = name[:200].encode("utf-8", "replace").decode()
+    return NoSuchDeadLetter(f"there is no dead letter {shown}", hint="List them: aura dlq list")
 
 
 def _place(name: str) -> tuple[str, str, int] | None:
     """Topic, group and seq; None for the name of a run."""
     if name.startswith("run:"):
         return None
-    found = _EVENT.fullmatch(name)
+    found = _EVENT.fullmatch(name) if storable(name) else None
     if found is None:
         raise InvalidInput(
             f"{name!r:.120} names no dead letter",
@@ -196,9 +223,10 @@ def _place(name: str) -> tuple[str, str, int] | None:
 
 
 async def _parked(app: Aura, name: str) -> RunRecord:
-    run = await app.store.run(name.removeprefix("run:"))
+    run_id = name.removeprefix("run:")
+    run = await app.store.run(run_id) if storable(run_id) else None
     if run is None or run.state != "parked":
-        raise _missing(name)
+        raise no_letter(name)
     return run
 
 
@@ -249,4 +277,8 @@ def _history(one: DeadLetter) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = plain(one.delivery.history) or []
     except CodecError as error:
         found = [{"type": "unreadable", "message": str(error)}]
-    return found
+    mask = current_mask()
+    return [
+        {name: mask.text(one) if isinstance(one, str) else one for name, one in each.items()}
+        for each in found
+    ]
