@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, cast
 
 from aura.app import Aura
 from aura.codec import plain
+from aura.delivery.versions import is_exact
 from aura.engine.compensation import undo_key
-from aura.engine.handle import Run
+from aura.engine.handle import Deadline, Run
 from aura.errors import InvalidInput
 from aura.masking import current_mask
 from aura.server.operations import no_run, storable
@@ -43,7 +44,7 @@ class Message:
     name: str
     payload: Any = None
     priority: str = "normal"
-    deadline: float | None = None
+    deadline: Deadline = None
     id: str | None = None
 
 
@@ -109,19 +110,36 @@ async def follow_stream(app: Aura, run_id: str, name: str, after: int = 0) -> As
         yield Item(number, current_mask()(item))
 
 
-async def requeue_run(app: Aura, run_id: str, by: str = "") -> RunView:
-    """Let a parked run go on; the run after that. Raises RunNotFound."""
+async def reward_run(app: Aura, run_id: str, name: str, value: float, by: str = "") -> None:
+    """Tell what the run's choices of that name were worth. Raises RunNotFound, InvalidInput."""
     run = _run(app, run_id)
-    await run.requeue()
+    await run.record()
+    await run.reward(name, value)
+    note_change(f"reward for {name} of", run_id, by)
+
+
+async def requeue_run(app: Aura, run_id: str, by: str = "", version: str | None = None) -> RunView:
+    """Let a parked run go on, with another version's code if one is given; the run after that.
+    Raises RunNotFound, InvalidInput."""
+    run = _run(app, run_id)
+    _check_version(version)
+    await run.requeue(version)
     note_change("requeue of", run_id, by)
     return run_view(await run.record())
 
 
-async def retry_run(app: Aura, run_id: str, by: str = "") -> RunView:
-    """Try again what failed: a parked run goes on, a failed one is forked at the step that failed
-    (its steps before that are not repeated, unless they were compensated). The run that goes on.
+def _check_version(version: str | None) -> None:
+    if version is not None and not (is_exact(version) and storable(version)):
+        raise InvalidInput(f"{version!r:.60} is no version", hint="Give one such as 1.2.0")
 
-    Raises RunNotFound, and InvalidInput for a run that has neither failed nor is parked.
+
+async def retry_run(app: Aura, run_id: str, by: str = "", new_id: str | None = None) -> RunView:
+    """Try again what failed: a parked run goes on, a failed one is forked at the step that failed
+    (its steps before that are not repeated, unless they were compensated), as `new_id`. The run
+    that goes on.
+
+    Raises RunNotFound, and InvalidInput for a run that has neither failed nor is parked,
+    RunConflict when the new id is taken.
     """
     run = _run(app, run_id)
     record = await run.record()
@@ -132,7 +150,9 @@ async def retry_run(app: Aura, run_id: str, by: str = "") -> RunView:
             f"run {run_id} is {record.state}: there is nothing to try again",
             hint="Only failed and parked runs are retried; see: aura runs fork",
         )
-    fork = await run.fork(at=broken_at(await app.store.journal(run_id)))
+    if new_id is not None and not storable(new_id):
+        raise InvalidInput("the new run's id cannot be stored", hint="Use other characters")
+    fork = await run.fork(at=broken_at(await app.store.journal(run_id)), id=new_id)
     note_change(f"retry as {fork.id} of", run_id, by)
     return run_view(await fork.record())
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from aura.app import Aura
@@ -23,7 +23,7 @@ from aura.server.bulk import MOST, Action, BulkView, Chosen
 from aura.server.messages import Items, Message, SentView
 from aura.server.operations import MOST_RUNS, ForkView
 from aura.server.problems import Refused, described
-from aura.server.starting import ResultView, Start, result_of, start_run
+from aura.server.starting import ResultView, Start, legal, result_of, start_run
 from aura.server.views import RunDetail, RunList, RunView
 from aura.store.base import Priority, RunState
 
@@ -31,6 +31,8 @@ LONGEST_WAIT = 60.0
 """Seconds that an answer or a result is waited for at most; it may be asked for again."""
 
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Moment = Seconds | AwareDatetime
+Steps = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
@@ -51,8 +53,10 @@ class Nothing(Body):
 
 
 class StartBody(Body):
-    """A run to start. `input` has the workflow's arguments by name; `version` may be a range; times
-    are in seconds from now. The same `id` with the same input is the same run."""
+    """A run to start. `input` has the workflow's arguments by name, `arguments` those that come
+    first; `version` may be a range; times are in seconds from now, `deadline` may be a time, too.
+    The same `id` with the same input is the same run. `queue` to `debounce_limit` say where and
+    when it waits (see "Queues")."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -61,24 +65,30 @@ class StartBody(Body):
     )
     workflow: str
     input: dict[str, Any] = {}
+    arguments: list[Any] = []
     version: str | None = None
     id: str | None = None
     queue: str | None = None
     key: str | None = None
-    priority: Priority = "normal"
+    priority: Priority | Steps = "normal"
     delay: Seconds | None = None
-    deadline: Seconds | None = None
+    at: AwareDatetime | None = None
+    dedup: Annotated[str, Field(min_length=1)] | None = None
+    debounce: Seconds | None = None
+    debounce_limit: Seconds | None = None
+    deadline: Moment | None = None
 
 
 class SignalBody(Body):
-    """A signal; `deadline` is in seconds from now, `id` makes it one however often it is sent."""
+    """A signal; `deadline` is in seconds from now, or a time; `id` makes it one however often it is
+    sent."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"payload": {"ok": True}, "priority": "critical"}]}
     )
     payload: Any = None
     priority: Priority = "normal"
-    deadline: Seconds | None = None
+    deadline: Moment | None = None
     id: str | None = None
 
 
@@ -99,6 +109,27 @@ class ForkBody(Body):
     at: str | None = None
     version: str | None = None
     id: str | None = None
+
+
+class RequeueBody(Body):
+    """With the code of which `version` a parked run goes on (none: the same)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": "1.0.1"}]})
+    version: str | None = None
+
+
+class RetryBody(Body):
+    """The `id` of the fork that goes on, if there is to be one: the same one is made once."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+    id: str | None = None
+
+
+class RewardBody(Body):
+    """What the run's choices were worth."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"value": 0.8}]})
+    value: Annotated[float, Field(ge=0, le=1)]
 
 
 class BulkBody(Body):
@@ -157,7 +188,8 @@ def _lists(router: APIRouter, app: Aura) -> None:
         may be sent again: the answer is the same run; with another input it is a conflict."""
         caller = caller_of(request)
         caller.require(body.workflow.partition("@")[0])
-        given = body.model_dump(exclude={"input"})
+        given = body.model_dump(exclude={"input", "arguments"})
+        given["positional"] = tuple(body.arguments)
         once = "" if idempotency_key is None else f"{caller.name}/{idempotency_key}"
         return await start_run(app, Start(arguments=body.input, once=once, **given))
 
@@ -205,7 +237,7 @@ def _looks(router: APIRouter, app: Aura) -> None:
     )  # fmt: skip
     async def state(run_id: RunId) -> dict[str, Any]:
         """What the run shows of itself, by key."""
-        return {"state": await messages.state_of(app, run_id)}
+        return {"state": legal(await messages.state_of(app, run_id))}
 
 
 def _streams(router: APIRouter, app: Aura) -> None:
@@ -256,7 +288,19 @@ def _messages(router: APIRouter, app: Aura) -> None:
         found = await messages.update_run(
             app, run_id, message, timeout=body.timeout, by=by(caller_of(request))
         )
-        return {"answer": found}
+        return {"answer": legal(found)}
+
+
+    @router.post(
+        "/runs/{run_id:segment}/rewards/{name:segment}", name="runs reward",
+        openapi_extra=needs("operator", "run"), responses=CHANGES,
+    )  # fmt: skip
+    async def reward(
+        request: Request, run_id: RunId, name: Word, body: RewardBody
+    ) -> dict[str, str]:
+        """Tell what the run's choices of that name were worth; those that know it keep it."""
+        await messages.reward_run(app, run_id, name, body.value, by(caller_of(request)))
+        return {"run": run_id, "name": name}
 
 
 def _orders(router: APIRouter, app: Aura) -> None:
@@ -273,17 +317,17 @@ def _orders(router: APIRouter, app: Aura) -> None:
         "/runs/{run_id:segment}/requeue", name="runs requeue",
         openapi_extra=needs("operator", "run"), responses=CHANGES,
     )  # fmt: skip
-    async def requeue(request: Request, run_id: RunId, _: Nothing) -> RunView:
+    async def requeue(request: Request, run_id: RunId, body: RequeueBody) -> RunView:
         """Let a parked run go on."""
-        return await messages.requeue_run(app, run_id, by(caller_of(request)))
+        return await messages.requeue_run(app, run_id, by(caller_of(request)), body.version)
 
     @router.post(
         "/runs/{run_id:segment}/retry", name="runs retry",
         openapi_extra=needs("operator", "run"), responses=CHANGES,
     )  # fmt: skip
-    async def retry(request: Request, run_id: RunId, _: Nothing) -> RunView:
+    async def retry(request: Request, run_id: RunId, body: RetryBody) -> RunView:
         """Try again what failed: the run that goes on, which is a fork if this one has ended."""
-        return await messages.retry_run(app, run_id, by(caller_of(request)))
+        return await messages.retry_run(app, run_id, by(caller_of(request)), body.id)
 
     @router.post(
         "/runs/{run_id:segment}/fork", name="runs fork",

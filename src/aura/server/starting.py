@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, cast
 
+import pydantic_core
+from pydantic_core import from_json
+
 from aura.app import Aura
+from aura.codec import to_json
+from aura.engine import Deadline, Workflow, checked_id, new_run_id
 from aura.errors import InvalidInput, ResultTimeout, RunError
 from aura.server.operations import no_run, split_arguments, storable
 from aura.server.views import Payload, RunView, payload_view, run_view
@@ -18,20 +24,25 @@ from aura.store.queues import Placement
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A run that is wanted: named `arguments` for a `version` (or range; None: whichever is
-    chosen), the place in a `queue`, times in seconds from now. `once` makes all starts with the
-    same one the same run; `id` does, too."""
+    """A run that is wanted: named `arguments`, after `positional` ones, as JSON values, for a
+    `version` (or range; None: whichever is chosen), the place in a `queue`, times in seconds from
+    now or as datetimes. `once` makes all starts with the same one the same run; `id` does, too."""
 
     workflow: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    positional: tuple[Any, ...] = ()
     version: str | None = None
     id: str | None = None
     once: str = ""
     queue: str | None = None
     key: str | None = None
-    priority: str = "normal"
+    priority: str | int = "normal"
     delay: float | None = None
-    deadline: float | None = None
+    at: datetime | None = None
+    dedup: str | None = None
+    debounce: float | None = None
+    debounce_limit: float | None = None
+    deadline: Deadline = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +58,21 @@ class ResultView:
 async def start_run(app: Aura, what: Start) -> RunView:
     """Start the run, or find the one that was started as the same. Raises UnknownWorkflow,
     UnknownQueue, InvalidInput, PayloadTooLarge, RunConflict."""
-    for text in (what.workflow, what.version, what.id, what.queue, what.key):
+    for text in (what.workflow, what.version, what.id, what.queue, what.key, what.dedup):
         if text is not None and not storable(text):
             raise InvalidInput("a name cannot be stored", hint="Use other characters")
     if what.id is not None and what.once:
         raise InvalidInput("a run has one name", hint="Give an id or an idempotency key, not both")
-    by_position, named = split_arguments(app, what.workflow, what.version, what.arguments)
+    run_id = once_id(what.once) if what.once else what.id
+    run_id = new_run_id(app.clock.now()) if run_id is None else checked_id(run_id)
+    chosen = await app.choose(what.workflow, what.version, run_id)
+    values = chosen.signature.load(to_json(_bound(chosen, what)))
+    by_position, named = split_arguments(app, chosen.name, chosen.version, values)
     run = await app.start(
-        what.workflow,
+        chosen.name,
         *by_position,
-        id=once_id(what.once) if what.once else what.id,
-        version=what.version,
+        id=run_id,
+        version=chosen.version,
         queue=_place(app, what),
         deadline=what.deadline,
         **named,
@@ -74,7 +89,15 @@ async def result_of(app: Aura, run_id: str, seconds: float) -> ResultView:
         await run.result(timeout=seconds)
     record = await run.record()
     output = payload_view(record.output, full=True)
+    if output is not None:
+        output = replace(output, value=legal(output.value))
     return ResultView(run_view(record), record.state in SETTLED, output)
+
+
+def legal(value: Any) -> Any:
+    """A JSON value without NaN and infinities, which JSON has not: they are told as text, which
+    whoever expects a number reads as one."""
+    return from_json(pydantic_core.to_json(value, inf_nan_mode="strings"))
 
 
 def once_id(key: str) -> str:
@@ -82,9 +105,21 @@ def once_id(key: str) -> str:
     return f"once-{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
+def _bound(chosen: Workflow[..., Any], what: Start) -> dict[str, Any]:
+    """The arguments by name. Raises InvalidInput."""
+    if not what.positional:
+        return dict(what.arguments)
+    return chosen.signature.bind(what.positional, what.arguments)
+
+
 def _place(app: Aura, what: Start) -> Placement | None:
-    """None when nothing is said of it: then it is the workflow's own."""
-    if (what.queue, what.key, what.delay) == (None, None, None) and what.priority == "normal":
-        return None
+    """None when nothing is said of it: then it is the workflow's own. Raises InvalidInput."""
+    if what.debounce_limit is not None and what.debounce is None:
+        raise InvalidInput("debounce_limit needs a debounce", hint="Give both, in seconds")
+    wait, most = what.debounce, what.debounce_limit
     priority = cast("Any", what.priority)  # checked there
-    return app.place(what.queue, key=what.key, priority=priority, delay=what.delay)
+    found = app.place(
+        what.queue, key=what.key, priority=priority, delay=what.delay, at=what.at,
+        dedup=what.dedup, debounce=wait if wait is None or most is None else (wait, most),
+    )  # fmt: skip
+    return None if found == Placement() else found
