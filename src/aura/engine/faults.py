@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from aura.codec import is_encrypted, plain, to_json, unpack
 from aura.errors import (
@@ -18,7 +19,7 @@ from aura.errors import (
     StepFailed,
     StepTimeout,
 )
-from aura.store.base import Claimed, RunRecord
+from aura.store.base import Claimed, RunRecord, RunState
 
 _MAX_TRACEBACK = 8_000
 
@@ -105,9 +106,26 @@ def unreadable(claimed: Claimed) -> DecryptionFailed | None:
     return None
 
 
+class Settled(Protocol):
+    """A run that has ended, or is parked."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def workflow(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def state(self) -> RunState: ...
+
+
 def run_error(run: RunRecord) -> RunError:
     """The error of a run that ended without a result."""
-    found = plain(run.error) or {}
+    return ended_error(run, plain(run.error) or {})
+
+
+def ended_error(run: Settled, found: Mapping[str, Any]) -> RunError:
+    """The same, from what was recorded of the exception: type, message, traceback, hint."""
     name = f"run {run.id} of {run.workflow} {run.version}"
     if run.state == "cancelled" and found.get("type") == EffectSuppressed.__name__:
         return EffectSuppressed(found["message"], run_id=run.id, hint=found.get("hint", ""))
