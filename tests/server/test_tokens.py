@@ -179,9 +179,7 @@ async def test_guessing_locks_an_address_out_but_not_its_neighbours(serving: Ser
 
 async def test_a_token_that_asks_too_often_has_to_wait(serving: Serving) -> None:
     _, text = await create(serving.app, "ann", "viewer")
-    rates = Rates(rate=1e-6, burst=2)
-    for middleware in serving.api.user_middleware:  # it is built at the first request
-        middleware.kwargs["rates"] = rates
+    serving.door.rates = Rates(rate=1e-6, burst=2)
     answers = [await ask(serving, text) for _ in range(3)]
     assert [one.status_code for one in answers] == [200, 200, 429]
     assert problem(answers[-1]) == (429, "rate-limited")

@@ -4,7 +4,8 @@
     visit.py     what a page is given: the app, who looks, `live` values, and `act` for changes
     shell.py     the frame around every page
     parts.py     what pages are made of: cards, tables, badges, empty states, dialogs
-    front.py     in front of it all: login, sessions, headers, who may connect
+    site.py      all of it, as NiceGUI serves it
+    front.py     in front of it: login, sessions, headers, who may connect
 
 It is an extra (`aura-workflows[ui]`); without it the API is served alone. Pages hold nothing that
 the API has not: each calls the same functions (`aura.server.operations` and its neighbours).
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from aura.app import Aura
     from aura.server.access import Door
     from aura.server.metrics import Metrics
-    from aura.server.ui.front import Dashboard
+    from aura.server.ui.site import Dashboard
 
 SOCKET = "/_nicegui_ws/"
 """Below this path pages keep their connection."""
@@ -37,6 +38,6 @@ def dashboard(app: Aura, door: Door, metrics: Metrics) -> Dashboard:
     """The dashboard of an app, as an ASGI application; one per process. Raises MissingExtra."""
     if not installed():
         raise MissingExtra("the dashboard is not installed", hint=f"Install it: {INSTALL}")
-    from aura.server.ui.front import Dashboard
+    from aura.server.ui.site import Dashboard
 
     return Dashboard(app, door, metrics)

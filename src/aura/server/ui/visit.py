@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import quote
 
 from fastapi import Request
 from nicegui import context, ui
@@ -92,6 +93,7 @@ class Visit:
     session: Session
     looks: Looks
     said: El
+    over: bool = False
 
     @property
     def query(self) -> Mapping[str, str]:
@@ -127,13 +129,11 @@ class Visit:
 
         async def again() -> None:
             nonlocal shown
-            try:
-                self.caller = await self.session.caller()
-                found = await self._look(load, key, 0.9 * every)
-            except Refused as error:
-                self._over(error)
+            if self.over:
                 return
-            except AuraError as error:
+            try:
+                found = await self._look(load, key, 0.9 * every)
+            except (AuraError, Refused) as error:
                 self.say(f"Not current: {sentence(error)}", "problem")
                 return
             self.say("")
@@ -203,9 +203,20 @@ class Visit:
         """Write into the address bar where one is now, to be shared and gone back to."""
         ui.navigate.history.push(target)
 
-    def _over(self, error: Refused) -> None:
-        self.say(f"{sentence(error)}. Log in again to go on.", "problem")
-        context.client.open("/login?next=" + self.request.url.path)
+    async def watch(self) -> None:
+        """Whether the session is still good; once it is not, nothing more is shown or done."""
+        if self.over:
+            return
+        try:
+            self.caller = await self.session.caller()
+        except Refused as error:
+            self.over = True
+            self.say(f"{sentence(error)}. Log in again to go on.", "problem")
+            query = f"?{self.request.url.query}" if self.request.url.query else ""
+            here = quote(self.request.url.path + query, safe="")
+            context.client.open(f"/login?next={here}")
+        except AuraError as error:
+            self.say(f"Not current: {sentence(error)}", "problem")
 
 
 def notify(text: str, tone: str = "") -> None:
