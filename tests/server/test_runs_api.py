@@ -233,3 +233,33 @@ async def test_answers_carry_headers_that_keep_browsers_calm(http: httpx.AsyncCl
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
+
+
+async def test_runs_are_found_by_their_attributes(
+    serving: Serving, http: httpx.AsyncClient
+) -> None:
+    for at, customer in enumerate("xyx"):
+        words = {"customer": customer, "tier": "gold"}
+        body = {"workflow": "research", "input": {"text": "a"}, "id": f"r{at}", "attributes": words}
+        made = await http.post(f"{V}/runs", json=body)
+        assert (made.status_code, made.json()["attributes"]) == (201, words)
+    page = {"attribute": "customer:x", "limit": 1}
+    first = (await http.get(f"{V}/runs", params=page)).json()
+    assert [one["id"] for one in first["runs"]] == ["r2"]
+    rest = (await http.get(f"{V}/runs", params={**page, "cursor": first["next"]})).json()
+    assert ([one["id"] for one in rest["runs"]], rest["next"]) == (["r0"], None)
+    assert rest["runs"][0]["attributes"] == {"customer": "x", "tier": "gold"}
+    both = await http.get(f"{V}/runs?attribute=customer:y&attribute=tier:gold")
+    assert [one["id"] for one in both.json()["runs"]] == ["r1"]
+    assert (await http.get(f"{V}/runs?attribute=customer:y&attribute=tier:tin")).json()[
+        "runs"
+    ] == []
+    shown = (await http.get(f"{V}/runs/r1")).json()["run"]
+    assert shown["attributes"] == {"customer": "y", "tier": "gold"}
+    for wrong in ("customer", "customer:", ":x", "a b:c", "a:%00"):
+        told = await http.get(f"{V}/runs?attribute={wrong}")
+        assert problem(told) == (422, "invalid-input"), wrong
+    many = "&".join(f"attribute=a:{at}" for at in range(17))
+    assert problem(await http.get(f"{V}/runs?{many}")) == (422, "invalid-input")
+    body = {"workflow": "research", "input": {"text": "a"}, "attributes": {"a b": "c"}}
+    assert problem(await http.post(f"{V}/runs", json=body)) == (422, "invalid-input")

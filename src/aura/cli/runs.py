@@ -48,6 +48,10 @@ def list_(
     workflow: Annotated[
         str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME:VALUE", help="Only runs with it.", show_default=False),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="At most so many.")] = 20,
     cursor: Annotated[
         str | None, typer.Option(help="Go on after an earlier list.", show_default=False)
@@ -61,14 +65,16 @@ def list_(
     Examples:
       aura runs list
       aura runs list --state failed --workflow research --limit 100
+      aura runs list --attribute customer:x --attribute tier:gold
       aura runs list --state parked --json
     """
 
     async def look(app: Aura) -> RunList:
         async with opened(app):
             return await operations.list_runs(
-                app, state=state, workflow=workflow, limit=limit, cursor=cursor
-            )
+                app, state=state, workflow=workflow, limit=limit, cursor=cursor,
+                attributes=attribute or (),
+            )  # fmt: skip
 
     found = process.run(look(bare_app(database)))
     if as_json:
@@ -164,6 +170,9 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
         ("created", f"{moment(run.created_at)} UTC"),
         ("took", duration(run.seconds)),
     ]
+    if run.attributes:
+        words = (f"{name}:{value}" for name, value in run.attributes.items())
+        facts.append(("attributes", clean(", ".join(words))))
     if run.queue:
         facts.append(("queue", clean(run.queue) + (f", key {clean(run.key)}" if run.key else "")))
     if run.parent:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from aura.app import Aura
+from aura.engine.attributes import read_attribute
 from aura.engine.fork import Fork, fork, fork_id
 from aura.errors import InvalidInput, RunNotFound
 from aura.server.views import (
@@ -30,7 +31,9 @@ STATES: tuple[RunState, ...] = get_args(RunState)
 MOST_RUNS = 500
 """A page of a list is not longer than this."""
 
-RESERVED = frozenset({"self", "workflow", "id", "version", "queue", "deadline", "detached"})
+RESERVED = frozenset(
+    {"self", "workflow", "id", "version", "queue", "deadline", "detached", "attributes"}
+)
 """Names of `Aura.start`'s own parameters: arguments of a workflow with these names are passed by
 position, so that data from outside can never stand for them."""
 
@@ -74,8 +77,10 @@ async def list_runs(
     workflow: str | None = None,
     limit: int = 50,
     cursor: str | None = None,
+    attributes: Sequence[str] = (),
 ) -> RunList:
-    """A page of runs, newest first. Raises InvalidInput for an unknown state, limit or cursor."""
+    """A page of runs, newest first; those that have all `attributes`, each as name:value. Raises
+    InvalidInput for an unknown state, limit, cursor or attribute."""
     if state is not None and state not in STATES:
         raise InvalidInput(f"there is no state {state!r}", hint=f"States: {', '.join(STATES)}")
     if not 1 <= limit <= MOST_RUNS:
@@ -83,14 +88,16 @@ async def list_runs(
     if workflow is not None and not storable(workflow):
         return RunList((), None)
     before = read_cursor(cursor) if cursor else None
-    where = RunFilter(workflow=workflow, limit=limit + 1, before=before)
+    words = tuple(sorted({read_attribute(one) for one in attributes}))
+    where = RunFilter(workflow=workflow, limit=limit + 1, before=before, attributes=words)
     if state is not None:
         where = replace(where, state=state)
     found = await app.runs(where)
     page = found[:limit]
     more = len(found) > limit
     after = write_cursor(page[-1].created_at, page[-1].id) if more else None
-    return RunList(tuple(map(run_view, page)), after)
+    known = await app.store.attributes([run.id for run in page])
+    return RunList(tuple(run_view(run, known.get(run.id)) for run in page), after)
 
 
 async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
@@ -99,9 +106,11 @@ async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
     if record is None:
         raise no_run(run_id)
     family = RunFilter(parent=run_id, limit=MOST_CHILDREN + 1)
+    known = await app.store.attributes([run_id])
     return run_detail(
-        record, await app.store.journal(run_id), await app.store.runs(family), full=full
-    )
+        record, await app.store.journal(run_id), await app.store.runs(family), full=full,
+        attributes=known.get(run_id),
+    )  # fmt: skip
 
 
 async def runs_of(app: Aura, ids: Sequence[str]) -> dict[str, RunView]:

@@ -16,13 +16,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from aura.app import Aura
-from aura.gateway.problems import Problem
+from aura.engine.attributes import MOST as MOST_ATTRIBUTES
 from aura.server import bulk, messages, operations
 from aura.server.access import Caller, GuardedRoute, caller_of, needs
 from aura.server.bulk import MOST, Action, BulkView, Chosen
 from aura.server.messages import Items, Message, SentView
 from aura.server.operations import MOST_RUNS, ForkView
-from aura.server.problems import Refused, described
+from aura.server.problems import described
+from aura.server.scopes import theirs
 from aura.server.starting import ResultView, Start, legal, result_of, start_run
 from aura.server.views import RunDetail, RunList, RunView
 from aura.store.base import Priority, RunState
@@ -36,6 +37,10 @@ Steps = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
+Attribute = Annotated[
+    tuple[str, ...],
+    Query(max_length=MOST_ATTRIBUTES, description="name:value, once for each; all must hold."),
+]
 READS = described(400, 401, 403, 404, 413, 422, 429, 503)
 CHANGES = described(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504)
 
@@ -55,8 +60,8 @@ class Nothing(Body):
 class StartBody(Body):
     """A run to start. `input` has the workflow's arguments by name, `arguments` those that come
     first; `version` may be a range; times are in seconds from now, `deadline` may be a time, too.
-    The same `id` with the same input is the same run. `queue` to `debounce_limit` say where and
-    when it waits (see "Queues")."""
+    The same `id` with the same input is the same run. By its `attributes` it is found. `queue` to
+    `debounce_limit` say where and when it waits (see "Queues")."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -68,6 +73,7 @@ class StartBody(Body):
     arguments: list[Any] = []
     version: str | None = None
     id: str | None = None
+    attributes: dict[str, str] = {}
     queue: str | None = None
     key: str | None = None
     priority: Priority | Steps = "normal"
@@ -165,14 +171,15 @@ def _lists(router: APIRouter, app: Aura) -> None:
         request: Request,
         state: RunState | None = None,
         workflow: str | None = None,
+        attribute: Attribute = (),
         limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
         cursor: str | None = None,
     ) -> RunList:
         """A page of runs, newest first; `next` is the cursor of the page after it. A token that is
         limited to several workflows has to name one."""
-        workflow = _theirs(caller_of(request), workflow)
+        workflow = theirs(caller_of(request), workflow)
         return await operations.list_runs(
-            app, state=state, workflow=workflow, limit=limit, cursor=cursor
+            app, state=state, workflow=workflow, limit=limit, cursor=cursor, attributes=attribute
         )
 
     @router.post(
@@ -207,7 +214,7 @@ def _lists(router: APIRouter, app: Aura) -> None:
             if hidden:
                 caller.require(known[min(hidden)].workflow)
         else:
-            chosen = replace(chosen, workflow=_theirs(caller, body.workflow))
+            chosen = replace(chosen, workflow=theirs(caller, body.workflow))
         return await bulk.change_many(app, body.action, chosen, dry_run=body.dry_run, by=by(caller))
 
 
@@ -355,18 +362,3 @@ def resumed(last_event_id: str, after: int) -> int:
 async def _events(app: Aura, run_id: str, name: str, after: int) -> AsyncIterator[bytes]:
     async for number, item in messages.follow_stream(app, run_id, name, after):
         yield b"id: %d\ndata: %s\n\n" % (number, to_json(item))
-
-
-def _theirs(caller: Caller, workflow: str | None) -> str | None:
-    """The workflow that is asked for, which a limited token must name unless it has one only.
-    Raises Refused."""
-    if workflow is None and len(caller.workflows) == 1:
-        return caller.workflows[0]
-    if workflow is None and caller.workflows:
-        allowed = ", ".join(caller.workflows)
-        raise Refused(
-            Problem(403, "workflow-not-allowed", f"name one of your workflows: {allowed}")
-        )
-    if workflow is not None:
-        caller.require(workflow)
-    return workflow

@@ -43,6 +43,7 @@ class Start:
     debounce: float | None = None
     debounce_limit: float | None = None
     deadline: Deadline = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,11 @@ async def start_run(app: Aura, what: Start) -> RunView:
         version=chosen.version,
         queue=_place(app, what),
         deadline=what.deadline,
+        attributes=what.attributes,
         **named,
     )
-    return run_view(await run.record())
+    known = await app.store.attributes([run.id])
+    return run_view(await run.record(), known.get(run.id))
 
 
 async def result_of(app: Aura, run_id: str, seconds: float) -> ResultView:

@@ -7,8 +7,8 @@ are added, never renamed or removed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -80,6 +80,7 @@ class RunView:
     parent: str | None = None
     detached: bool = False
     execution: int = 1
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +210,8 @@ def error_view(data: bytes | None) -> ErrorView | None:
     return ErrorView(**parts)
 
 
-def run_view(run: RunRecord) -> RunView:
-    """A run as it stands in a list."""
+def run_view(run: RunRecord, attributes: Mapping[str, str] | None = None) -> RunView:
+    """A run as it stands in a list, with the attributes by which it is found."""
     began, ended = run.started_at, run.finished_at
     return RunView(
         id=run.id,
@@ -233,6 +234,7 @@ def run_view(run: RunRecord) -> RunView:
         parent=run.parent,
         detached=run.detached,
         execution=run.execution,
+        attributes=dict(attributes or {}),
     )
 
 
@@ -242,12 +244,13 @@ def run_detail(
     children: Sequence[RunRecord] = (),
     *,
     full: bool = False,
+    attributes: Mapping[str, str] | None = None,
 ) -> RunDetail:
     """A run with its journal and children; with `full` every payload is shown whole."""
     given = payload_view(run.input, full=full)
     assert given is not None  # noqa: S101  (every run has an input)
     return RunDetail(
-        run=run_view(run),
+        run=run_view(run, attributes),
         input=given,
         output=payload_view(run.output, full=full),
         journal=tuple(call_view(call, full=full) for call in calls(journal)),
