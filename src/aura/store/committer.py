@@ -216,6 +216,9 @@ class Committer:
                 continue
             if not (self._pressing or self._closing) and await self._nap():
                 continue
+            brief = self._clock.monotonic() < self._brief_until
+            if brief:
+                await self._let_pass()
             size = min(MAX_BATCH, len(self._waiting))
             deferred = self._pace.written() if self._pace is not None else 0
             if in_step and size - deferred >= _SPLIT:
@@ -223,14 +226,11 @@ class Committer:
             due = self._waiting.due()
             if due is not None:
                 size = min(size, self._times.largest(due - self._clock.now(), MAX_BATCH))
-            brief = self._clock.monotonic() < self._brief_until
             if brief:
                 size = min(size, self._times.brief(MAX_BRIEF))
             batch = self._waiting.take(size)
             self._pressing = bool(self._waiting)  # what is left follows at once
             await self._write(batch)
-            if brief:
-                await self._let_pass()
             self.counts.deferred += deferred
             self.counts.saved += deferred - (deferred >= len(batch))
             in_step = not self._waiting
