@@ -50,6 +50,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from aura.errors import EpochConflict, LeaseLost, RunEnded, RunNotFound
 from aura.store.events import Emit, EventStore, Progress, event_topics
+from aura.store.outline import Outlined
 from aura.store.portable import Portable
 from aura.store.queues import Offer, Placement, Queued
 from aura.store.search import Attributes, Searched
@@ -411,7 +412,7 @@ Listener = Callable[[str], None]
 Done = Callable[[Outcome | BaseException], None]
 
 
-class Store(Portable, Queued, Searched, Protocol):
+class Store(Portable, Queued, Searched, Outlined, Protocol):
     """The verbs. All raise `StoreUnavailable` when the database cannot be reached or written.
 
     Topics that listeners hear (on the event loop, from this and all other processes):

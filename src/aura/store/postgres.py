@@ -57,6 +57,7 @@ from aura.store.base import (
 )
 from aura.store.events import Emit, Progress, lost_partition
 from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
+from aura.store.outline import Glance
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.postgres_aside import add_attributes, search, take_runs
 from aura.store.postgres_claims import COLUMNS, Claims
@@ -74,7 +75,7 @@ from aura.store.postgres_session import Aid, PostgresSession
 from aura.store.postgres_solo import commit_alone
 from aura.store.queries import SHOWN, migrations, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
-from aura.store.search import gathered
+from aura.store.search import Pulse, RunChange, gathered
 from aura.store.session import Isolation, Session
 
 T = TypeVar("T")
@@ -188,6 +189,12 @@ class PostgresStore:
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         return await self._fetch(RunRecord, "runs_by_id", list(ids))
 
+    async def changed_runs(self, after: float, limit: int) -> list[RunChange]:
+        return await self._fetch(RunChange, "changed_runs", after, limit)
+
+    async def pulses(self, ids: Sequence[str]) -> list[Pulse]:
+        return await self._fetch(Pulse, "pulses", list(ids))
+
     async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         async with self._taken(self._reads) as connection:
             return gathered(map(tuple, await connection.fetch(_SQL["attributes"], list(ids))))
@@ -198,6 +205,12 @@ class PostgresStore:
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         query = "shown_entries" if kind in SHOWN else "entries"
         return await self._fetch(Entry, query, run_id, kind, after)
+
+    async def entries_of(self, run_id: str, keys: Sequence[str]) -> list[Entry]:
+        return await self._fetch(Entry, "entries_of", run_id, list(keys))
+
+    async def outline(self, run_id: str, after: int, limit: int) -> list[Glance]:
+        return await self._fetch(Glance, "outline", run_id, after, limit)
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         if not wanted:

@@ -49,12 +49,14 @@ from aura.store.base import (
 from aura.store.events import Emit, Progress
 from aura.store.events_sealed import SealedEvents, seal_events, seal_progress
 from aura.store.keys import Keyring
+from aura.store.outline import Glance
 from aura.store.portable import SEALED_TEXT as _TEXT
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.sealed_rows import open_row, seal_row, start_place
 from aura.store.sealed_rows import place as _place
 from aura.store.sealed_session import SealedSession
+from aura.store.search import Pulse, RunChange
 from aura.store.session import Isolation, Session, Written
 
 _KIND = "key"
@@ -152,6 +154,12 @@ class SealedStore:
     async def runs_by_id(self, ids: Sequence[str]) -> list[RunRecord]:
         return [self._open_run(one) for one in await self._inner.runs_by_id(ids)]
 
+    async def changed_runs(self, after: float, limit: int) -> list[RunChange]:
+        return await self._inner.changed_runs(after, limit)
+
+    async def pulses(self, ids: Sequence[str]) -> list[Pulse]:
+        return await self._inner.pulses(ids)
+
     async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         return await self._inner.attributes(ids)
 
@@ -160,6 +168,12 @@ class SealedStore:
 
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         return [self._open_entry(one) for one in await self._inner.entries(run_id, kind, after)]
+
+    async def entries_of(self, run_id: str, keys: Sequence[str]) -> list[Entry]:
+        return [self._open_entry(one) for one in await self._inner.entries_of(run_id, keys)]
+
+    async def outline(self, run_id: str, after: int, limit: int) -> list[Glance]:
+        return await self._inner.outline(run_id, after, limit)
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         return [self._open_signal(one) for one in await self._inner.signals(wanted)]

@@ -47,10 +47,11 @@ from aura.store.base import (
     topics,
 )
 from aura.store.events_sqlite import SqliteEvents, with_events
+from aura.store.outline import Glance
 from aura.store.portable import Admission, Fence, Line, Page, Row
 from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
-from aura.store.search import gathered
+from aura.store.search import Pulse, RunChange, gathered
 from aura.store.session import Isolation, Session
 from aura.store.sqlite_ends import after_the_end
 from aura.store.sqlite_lists import count_runs, is_behind, runs, tally
@@ -166,6 +167,13 @@ class SqliteStore:
     async def runs(self, where: RunFilter) -> list[RunRecord]:
         return await self._reader.call(lambda db: runs(db, where))
 
+    async def changed_runs(self, after: float, limit: int) -> list[RunChange]:
+        values = {"after": after, "limit": limit}
+        return [RunChange(*row) for row in await self._read("changed_runs", values)]
+
+    async def pulses(self, ids: Sequence[str]) -> list[Pulse]:
+        return [Pulse(*row) for row in await self._read("pulses", (json.dumps(list(ids)),))]
+
     async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         return gathered(await self._read("attributes", (json.dumps(list(ids)),)))
 
@@ -178,6 +186,15 @@ class SqliteStore:
     async def entries(self, run_id: str, kind: str, after: int = 0) -> list[Entry]:
         query = "shown_entries" if kind in SHOWN else "entries"
         return [Entry(*row) for row in await self._read(query, (run_id, kind, after))]
+
+    async def entries_of(self, run_id: str, keys: Sequence[str]) -> list[Entry]:
+        wanted = {"run": run_id, "keys": json.dumps(list(keys))}
+        return [Entry(*row) for row in await self._read("entries_of", wanted)]
+
+    async def outline(self, run_id: str, after: int, limit: int) -> list[Glance]:
+        wanted = {"run": run_id, "after": after, "limit": limit}
+        rows = await self._read("outline", wanted)
+        return [Glance(*row[:7], bool(row[7]), *row[8:]) for row in rows]
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         if not wanted:

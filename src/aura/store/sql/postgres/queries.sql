@@ -477,6 +477,20 @@ ORDER BY seq
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
 FROM aura.journal WHERE run_id = $1 AND kind = $2 AND seq > $3 ORDER BY seq
 
+-- :name: entries_of
+SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+FROM aura.journal
+WHERE run_id = $1 AND seq > coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0)
+  AND key = ANY ($2::text[]) ORDER BY seq
+
+-- :name: outline
+SELECT seq, key, kind, fingerprint, attempt, started_at, recorded_at, error IS NOT NULL,
+       octet_length(input), octet_length(output)
+FROM aura.journal
+WHERE run_id = $1
+  AND seq > greatest($2, coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0))
+ORDER BY seq LIMIT $3
+
 -- :name: shown_entries
 -- Of one of the kinds that have an index.
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at

@@ -249,6 +249,20 @@ WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
 FROM journal WHERE run_id = ? AND kind = ? AND seq > ? ORDER BY seq
 
+-- :name: entries_of
+SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+FROM journal
+WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 0)
+  AND key IN (SELECT value FROM json_each(:keys)) ORDER BY seq
+
+-- :name: outline
+SELECT seq, key, kind, fingerprint, attempt, started_at, recorded_at, error IS NOT NULL,
+       length(input), length(output)
+FROM journal
+WHERE run_id = :run
+  AND seq > max(:after, coalesce((SELECT base FROM runs WHERE id = :run), 0))
+ORDER BY seq LIMIT :limit
+
 -- :name: shown_entries
 -- Of one of the kinds that have an index.
 SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
