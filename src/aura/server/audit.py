@@ -20,6 +20,10 @@ from aura.store.base import AppendFeed
 FEED = "audit"
 LONGEST = 500
 """Characters of a reason, or of a value, that are kept."""
+MOST_READ = 5_000
+"""So many entries are read for one question about the newest."""
+
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,21 @@ class AuditLog:
     next: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Entries of whom (`by` is in the name) and about what (`what` is in its words); "" is all."""
+
+    by: str = ""
+    what: str = ""
+
+    def takes(self, entry: AuditEntry) -> bool:
+        """Whether an entry is like that, whatever the case of its letters."""
+        return (
+            self.by.lower() in entry.by.lower()
+            and self.what.lower() in f"{entry.what} {' '.join(entry.target.values())}".lower()
+        )
+
+
 async def record(app: Aura, change: Change) -> int:
     """Write an entry; its number. It is durable when this returns. Raises StoreUnavailable."""
     return await _append(app, change, "asked", None)
@@ -79,6 +98,28 @@ async def read_log(app: Aura, after: int = 0, limit: int = 100) -> AuditLog:
         for item in found[:limit]
     )
     return AuditLog(entries, entries[-1].number if len(found) > limit else None)
+
+
+async def newest(
+    app: Aura, where: AuditFilter = AuditFilter(), *, before: int = 0, limit: int = 100
+) -> AuditLog:
+    """At most `limit` entries that are like that, the newest first: those with a smaller number
+    than `before` (0: all). `next` is the `before` of the next question, None when there are no
+    more; at most `MOST_READ` entries are read, so there may be fewer, and more behind them."""
+    end = cast("int", await app.committer.submit(AppendFeed(FEED, ()))) + 1  # nothing is written
+    end = least = min(before, end) if before > 0 else end
+    found: list[AuditEntry] = []
+    while least > max(1, end - MOST_READ) and len(found) < limit:
+        begin = max(1, least - _PAGE)
+        page = (await read_log(app, begin - 1, least - begin)).entries
+        for entry in reversed(page):
+            least = entry.number
+            if where.takes(entry):
+                found.append(entry)
+            if len(found) == limit:
+                break
+        least = least if len(found) == limit else begin
+    return AuditLog(tuple(found), least if least > 1 else None)
 
 
 async def _append(app: Aura, change: Change, outcome: str, of: int | None) -> int:

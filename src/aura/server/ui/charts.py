@@ -1,9 +1,9 @@
 """Charts as SVG text. Pure.
 
 Colours are CSS variables and sizes of text follow the width of the box that a chart stands in
-(`STYLE`), so a chart is light or dark, wide or narrow with the page and is drawn once. Whatever
-comes from a database is escaped. Each chart says in its title and description what it shows, for
-those who do not see it.
+(static/delivery.css), so a chart is light or dark, wide or narrow with the page and is drawn once.
+Whatever comes from a database is escaped. Each chart says in its title and description what it
+shows, for those who do not see it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
 
 from aura.delivery.report import elapsed
 
@@ -23,44 +22,9 @@ LEAST_EVIDENCE = 1e-3
 
 MOST_EVIDENCE = 1e9
 
-STYLE = """
-.chart { container-type: inline-size; }
-.chart svg { width: 100%; height: auto; display: block; overflow: visible; }
-.chart text { fill: var(--aura-dim); font: 12px system-ui, sans-serif;
-  font-variant-numeric: tabular-nums; }
-.chart .grid { stroke: var(--aura-line); stroke-width: 1; }
-.chart .axis { stroke: var(--aura-dim); stroke-width: 1; }
-.chart .limit { stroke: var(--aura-bad); stroke-width: 1.5; stroke-dasharray: 5 4; }
-.chart text.limit-text { fill: var(--aura-bad); stroke: none; }
-.chart .danger { fill: var(--aura-bad); opacity: .07; }
-.chart .mark { stroke: var(--aura-dim); stroke-width: 1; stroke-dasharray: 2 4; }
-.chart .line { fill: none; stroke: var(--aura-accent); stroke-width: 2; stroke-linejoin: round; }
-.chart .under { fill: var(--aura-accent); opacity: .12; }
-.chart .dot { fill: var(--aura-accent); }
-.chart.tripped .line { stroke: var(--aura-bad); }
-.chart.tripped .under, .chart.tripped .dot { fill: var(--aura-bad); }
-.chart .arm-0 { fill: var(--aura-baseline); stroke: var(--aura-baseline); }
-.chart .arm-1 { fill: var(--aura-accent); stroke: var(--aura-accent); }
-.chart .hill { fill-opacity: .22; stroke-width: 1.75; stroke-linejoin: round; }
-.chart .quantile { stroke-width: 1.25; stroke-dasharray: 3 3; fill: none; }
-.chart text.arm-0, .chart text.arm-1 { stroke: none; font-weight: 600; }
-.chart .band { fill: var(--aura-accent); opacity: .2; stroke: none; }
-.chart .mid { stroke: var(--aura-accent); stroke-width: 2; fill: none; }
-.chart .zero { stroke: var(--aura-ink); stroke-width: 1.2; }
-.chart .few { display: none; }
-@container (max-width: 460px) {
-  .chart text { font-size: 19px; }
-  .chart .many { display: none; }
-  .chart .few { display: inline; }
-}
-.spark { width: 7rem; height: 1.75rem; display: inline-block; vertical-align: middle; }
-.spark .line { fill: none; stroke: var(--aura-accent); stroke-width: 1.5;
-  vector-effect: non-scaling-stroke; }
-.spark .under { fill: var(--aura-accent); opacity: .14; }
-"""
 
-
-class Bucket(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bucket:
     """So many requests took that long, in seconds: more than `low`, at most `high`."""
 
     low: float
@@ -84,10 +48,11 @@ class Hill:
         """The latency that this part of the requests does not exceed, as far as the buckets tell.
         There must be some."""
         rank = part * self.count
-        for low, high, count in self.buckets:
-            if count >= rank:
-                return float(low * (high / low) ** (rank / count)) if low > 0 else high
-            rank -= count
+        for one in self.buckets:
+            if one.count >= rank:
+                way = rank / one.count
+                return float(one.low * (one.high / one.low) ** way) if one.low > 0 else one.high
+            rank -= one.count
         return self.buckets[-1].high
 
 
@@ -288,14 +253,15 @@ def _latency_axis(hills: Sequence[Hill], sla: float | None) -> _Axis:
 def _hill(index: int, hill: Hill, x: _Axis, y: _Axis) -> Iterator[str]:
     """Its buckets as steps, and its 95th percentile."""
     places: list[tuple[float, float]] = []
-    for low, high, count in hill.buckets:
-        begin, end, top = _log_place(x, low), _log_place(x, high), y.at(count / hill.count)
+    for one in hill.buckets:
+        begin, end = _log_place(x, one.low), _log_place(x, one.high)
+        top = y.at(one.count / hill.count)
         if places and begin - places[-1][0] > 0.5:  # empty buckets are left out
             places += [(places[-1][0], y.at(0.0)), (begin, y.at(0.0))]
         places += [(begin, top), (end, top)]
     yield _area(f"hill arm-{index}", places, y.at(0.0))
     found = hill.quantile(0.95)
-    place, top = _log_place(x, found), TOP + 18 * index
+    place, top = _log_place(x, found), TOP + 24 * index
     yield (
         f'<line class="quantile arm-{index}" x1="{place:.1f}" x2="{place:.1f}" '
         f'y1="{top:.1f}" y2="{y.at(0.0):.1f}"/>'

@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 
 Build = Callable[..., Awaitable[None]]
 
-MODULES = ("aura.server.ui.overview",)
+MODULES = (
+    "aura.server.ui.overview",
+    "aura.server.ui.rollouts",
+    "aura.server.ui.rollout",
+    "aura.server.ui.experiments",
+    "aura.server.ui.experiment",
+    "aura.server.ui.catalog",
+    "aura.server.ui.schedules",
+    "aura.server.ui.topics",
+    "aura.server.ui.letters",
+    "aura.server.ui.queues",
+    "aura.server.ui.settings",
+    "aura.server.ui.audit",
+)
 
 
 class Entry(NamedTuple):
