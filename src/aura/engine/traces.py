@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +39,10 @@ class Trace(Protocol):
         """An event is emitted here; the context that it takes along."""
         ...
 
+    def note(self, name: str, value: str | int) -> None:
+        """What is known of it by now."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -46,6 +52,9 @@ class Carried:
 
     def publishing(self, topic: str, event_id: str) -> str:  # noqa: ARG002
         return self.traceparent
+
+    def note(self, name: str, value: str | int) -> None:
+        """Nobody records it."""
 
 
 current: ContextVar[Trace | None] = ContextVar("aura_trace", default=None)
@@ -60,6 +69,17 @@ def parsed(text: str | None) -> str | None:
     if found is None or not known or _HEX.match(found[3]) is None:
         return None
     return f"00-{found[1]}-{found[2]}-{int(found[3], 16) & 1:02x}"
+
+
+@contextmanager
+def carried_in(text: str | None) -> Iterator[None]:
+    """What goes on inside belongs to the trace that a request came with, if it came with one."""
+    found = parsed(text)
+    token = current.set(current.get() if found is None else Carried(found))
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def carrying(origin: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import uvicorn
 
 from aura.clock import Clock
 from aura.delivery.holder import SplitHolder
+from aura.engine.watch import Watch
 from aura.errors import ConfigError
 from aura.gateway.adapters import WorkflowRunner, WorkflowTarget, load_adapter
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import GatewayConfig, HttpSpec, WorkflowSpec
+from aura.gateway.guarded import GuardedTarget, TracedTarget
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.targets import Target
 
@@ -20,18 +22,37 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def build_targets(
-    config: GatewayConfig, *, runner: WorkflowRunner | None, clock: Clock
+    config: GatewayConfig,
+    *,
+    runner: WorkflowRunner | None,
+    clock: Clock,
+    watch: Callable[[], Watch | None] | None = None,
 ) -> dict[str, Target]:
-    """The targets by name. Raises ConfigError for an adapter that cannot be loaded, or for a
-    workflow target when there is no runner."""
-    return {name: _target(name, spec, runner, clock) for name, spec in config.targets.items()}
+    """The targets by name; `watch` is told of calls of services. Raises ConfigError for an adapter
+    that cannot be loaded, or for a workflow target when there is no runner."""
+    found = {name: _target(name, spec, runner, clock) for name, spec in config.targets.items()}
+    if watch is None:
+        return found
+    return {
+        name: TracedTarget(name, target, watch)
+        if isinstance(config.targets[name], HttpSpec)
+        else target
+        for name, target in found.items()
+    }
+
+
+def breakers(targets: Mapping[str, Target]) -> dict[str, GuardedTarget]:
+    """Those of the targets that are behind a breaker."""
+    inner = {name: getattr(one, "inner", one) for name, one in targets.items()}
+    return {name: one for name, one in inner.items() if isinstance(one, GuardedTarget)}
 
 
 def _target(
     name: str, spec: HttpSpec | WorkflowSpec, runner: WorkflowRunner | None, clock: Clock
 ) -> Target:
     if isinstance(spec, HttpSpec):
-        return HttpTarget(spec.url, limits=spec.limits, max_response=spec.max_response)
+        target = HttpTarget(spec.url, limits=spec.limits, max_response=spec.max_response)
+        return target if spec.breaker is None else GuardedTarget(target, spec.breaker, clock)
     if runner is None:
         raise ConfigError(
             f"the target {name} is a workflow, and this gateway has no app to run it",

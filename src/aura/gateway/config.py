@@ -19,6 +19,9 @@
           # or {examples: ["pairs/*.json"]}; bytes: true for all paths
       targets:
         legacy: {http: "http://127.0.0.1:9001", timeout: 10s, connect: 2s, connections: 200}
+        fragile:
+          http: "http://127.0.0.1:9002"
+          breaker: {failures: 50%, least: 20, consecutive: 10, slow: 2s, open_for: 1s, longest: 60s}
         research@2.0.0: {workflow: research, version: 2.0.0, adapter: "workflows:LegacyAdapter"}
       buffer: 1MiB                     # requests up to this size can be sent again, or copied
       max_body: 32MiB
@@ -57,6 +60,7 @@ from aura.gateway.http_target import Limits, parse_url
 from aura.gateway.numbers import NumberSource
 from aura.gateway.shadow import ShadowLimits
 from aura.gateway.units import UnitSource
+from aura.resilience.breaker import BreakerRules
 from aura.yamlnodes import Node, load, meant, read
 
 LEAST_FRESHNESS = 1.0  # seconds: two looks
@@ -86,6 +90,7 @@ class HttpSpec:
     url: str
     limits: Limits = field(default_factory=Limits)
     max_response: int = 0
+    breaker: BreakerRules | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,14 +295,23 @@ def _target(node: Node) -> HttpSpec | WorkflowSpec:
 
 
 def _http(node: Node) -> HttpSpec:
-    found = node.fields({*LIMITS, "max_response"}, required=("http",))
+    found = node.fields({*LIMITS, "max_response", "breaker"}, required=("http",))
     url = found["http"].text()
     try:
         parse_url(url)
     except ConfigError as error:
         found["http"].fail(error.message, error.hint)
     limits = Limits(**_given(found, LIMITS))
-    return HttpSpec(url, limits, **_given(found, {"max_response": Node.size}))
+    breaker = _breaker(found["breaker"]) if "breaker" in found else None
+    return HttpSpec(url, limits, **_given(found, {"max_response": Node.size}), breaker=breaker)
+
+
+def _breaker(node: Node) -> BreakerRules:
+    found = node.fields(BREAKER)
+    try:
+        return BreakerRules(**_given(found, BREAKER))
+    except ValueError as error:
+        node.fail(str(error), "see docs/how-to/breakers.md")
 
 
 def _workflow(node: Node) -> WorkflowSpec:
@@ -399,6 +413,17 @@ RULES: Readers = {
 }
 LIMITS: Readers = {"timeout": _time, "connect": _time, "idle": _time, "connections": _count}
 WORKFLOW: Readers = {"version": Node.text, "adapter": _adapter, "timeout": _time}
+BREAKER: Readers = {
+    "window": _time,
+    "least": _count,
+    "failures": Node.percent,
+    "consecutive": _count,
+    "slow": _time,
+    "slows": Node.percent,
+    "open_for": _time,
+    "longest": _time,
+    "probes": _count,
+}
 SHADOW: Readers = {
     "concurrent": _count,
     "queue": Node.integer,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from aura.errors import AuraError, RequestRefused, TargetFailed, TargetTimeout
+from aura.errors import AuraError, BreakerOpen, RequestRefused, TargetFailed, TargetTimeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,13 @@ def refused(error: RequestRefused) -> Problem:
 
 
 def failed(arm: str, error: TargetFailed) -> Problem:
-    """502, or 504 when the time was over; the arm is named, its address is not."""
+    """502, 504 when the time was over, or 503 when it was not asked. The arm is named, its address
+    is not."""
     status = 504 if isinstance(error, TargetTimeout) else 502
+    if isinstance(error, BreakerOpen):
+        wait = b"%d" % max(1, math.ceil(error.retry_after))
+        said = f"{arm} is not asked for a while: {error}"
+        return Problem(503, error.code, said, headers=((b"retry-after", wait),))
     return Problem(status, error.code, f"{arm} gave no answer: {error}", run=error.run)
 
 

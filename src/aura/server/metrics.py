@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 
@@ -28,9 +28,10 @@ from prometheus_client.registry import Collector
 from aura.app import Aura
 from aura.codec import plain
 from aura.delivery.observation import Observation
-from aura.engine.watch import Doing
 from aura.errors import CodecError
 from aura.gateway import Gateway
+from aura.gateway.guarded import GuardedTarget
+from aura.resilience.breaker import KINDS
 from aura.server.access import needs
 from aura.server.hosts import host_of, is_loopback_name
 from aura.server.instruments import FAST, LONG, MOST, WORK, Counts, Durations, Gauges, Spec
@@ -120,6 +121,10 @@ PUNCTUAL = Spec(
     "aura_gateway_sla_answers_total", "counter",
     "Answers of routes with an SLA: in time, or late.", ("split", "outcome"), 1,
 )  # fmt: skip
+BREAKERS = Spec(
+    "aura_circuit_breaker_state", "gauge",
+    "Of the breaker before a target: 0 closed, 1 half-open, 2 open.", ("target",), 1,
+)  # fmt: skip
 COPIES = Spec("aura_shadow_copies_total", "counter", "Copies for shadows.", ("outcome",))
 
 _INCIDENTS = (
@@ -134,6 +139,8 @@ class Metrics(Collector):
     def __init__(self, *apps: Aura, most: int = MOST) -> None:
         self.apps = apps
         self.gateway: Gateway | None = None
+        self.breakers: Mapping[str, GuardedTarget] = {}
+        self._breakers = Gauges(BREAKERS, most=most)
         self.store = StoreMetrics(apps[0], most)
         self.workflows = Durations(WORKFLOWS, LONG, most)
         self.steps = Durations(STEPS, WORK, most)
@@ -191,7 +198,7 @@ class Metrics(Collector):
         self.publishing.add((topic,), seconds)
 
     def doing(
-        self, what: Doing, name: str, trace: str | None, more: dict[str, str]
+        self, *_: str | dict[str, str] | None
     ) -> AbstractContextManager[object]:
         """Counted when it is over, by those who do it."""
         return nullcontext()
@@ -258,6 +265,8 @@ class Metrics(Collector):
         if gateway is None:
             return
         yield _single(ACTIVE, gateway.active)
+        states = ((name, one.state.kind) for name, one in self.breakers.items())
+        yield self._breakers.family(((name,), float(KINDS.index(kind))) for name, kind in states)
         counters = asdict(gateway.counters)
         for spec, names in (
             (FALLBACKS, {"error": "fallbacks_error", "late": "fallbacks_late"}),

@@ -25,14 +25,16 @@ from fastapi import FastAPI
 from aura.app import Aura
 from aura.delivery.observation import Observation
 from aura.delivery.split import Split
+from aura.engine.traces import carried_in
 from aura.errors import ConfigError, UnknownWorkflow
 from aura.gateway import Gateway, GatewayConfig, SplitHolder, build_holders, build_targets
 from aura.gateway.adapters import CopyOf, Effects
+from aura.gateway.build import breakers
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import HttpSpec
 from aura.gateway.routes import Routes
 from aura.server import ui
-from aura.server.access import Door, GuardedRoute
+from aura.server.access import Door, GuardedRoute, header_of
 from aura.server.api import API, HEALTH, build_api
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
@@ -156,7 +158,10 @@ class Serving:
             return
         targets = {}
         if self.config is not None:
-            targets = build_targets(self.config, runner=self._runner, clock=self.app.clock)
+            targets = build_targets(
+                self.config, runner=self._runner, clock=self.app.clock, watch=lambda: self.app.watch
+            )
+            self.metrics.breakers = breakers(targets)
         self.app.watch = self.metrics
         await self.app.open(worker=self._worker)
         self._open = True
@@ -205,7 +210,12 @@ class Serving:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif self.gateway is not None and self._is_routed(scope):
+            return
+        with carried_in(header_of(scope, b"traceparent")):
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.gateway is not None and self._is_routed(scope):
             await self.gateway(scope, receive, send)
         elif self.pages is not None and not _is_of_api(scope["path"]):
             await self.pages(scope, receive, send)

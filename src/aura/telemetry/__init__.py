@@ -72,7 +72,7 @@ def tracing_of(wanted: Telemetry | bool | None, name: str, clock: Clock) -> Trac
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"telemetry needs a package that is not installed ({error.name})",
-            hint="pip install opentelemetry-api, or aura-workflows[otel] to export, too",
+            hint="Install it: pip install opentelemetry-api, or aura-workflows[otel] to export, too",
         ) from error
     return Tracing(name, clock, Telemetry() if wanted is True else wanted)
 

@@ -147,6 +147,10 @@ class Here:
         span.end()
         return _text(span.get_span_context())
 
+    def note(self, name: str, value: str | int) -> None:
+        """An attribute of the span."""
+        self.span.set_attribute(name, value)
+
     def model(
         self, name: str, provider: str | None, operation: str
     ) -> AbstractContextManager[_ModelSpan]:
@@ -324,6 +328,8 @@ class Tracing:
         said = _message(what, name) if what in _MESSAGING else {f"aura.{what}": name}
         if "group" in more:
             said["messaging.consumer.group.name"] = more.pop("group")
+        if "method" in more:
+            said["http.request.method"] = more.pop("method")
         said |= {f"aura.{key}": value for key, value in more.items()}
         span = self.span(f"{_NAMES[what]} {name}", context, _KINDS[what], said)
         here = Here(self, span, publisher=what == "emit")
