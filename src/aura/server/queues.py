@@ -68,10 +68,11 @@ async def list_queues(app: Aura) -> list[QueueView]:
 
 async def show_queue(app: Aura, name: str) -> QueueDetail:
     """One queue. Raises UnknownQueue."""
-    counted = await app.store.count_runs(("state", "key", "owner"), name) if storable(name) else {}
+    ever = await app.store.count_runs(("state",), name) if storable(name) else {}
     defined = next((one for one in await app.store.queues() if one.name == name), None)
-    if defined is None and not counted:
+    if defined is None and not ever:
         raise UnknownQueue(f"there is no queue {name:.200}", hint="List queues: aura queues list")
+    counted = await app.store.count_runs(("state", "key", "owner"), name)
     states: Counter[str] = Counter()
     keys: dict[str, Counter[str]] = {}
     owners: Counter[str] = Counter()

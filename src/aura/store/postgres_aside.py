@@ -8,7 +8,7 @@ from typing import Any
 
 from aura.store.base import Op, Outcome, RunFilter, SendSignal, Sent
 from aura.store.postgres_link import Connection
-from aura.store.postgres_lists import listing
+from aura.store.postgres_lists import listing, listing_among
 from aura.store.queries import queries
 from aura.store.search import attribute_rows
 
@@ -48,6 +48,10 @@ def search(where: RunFilter) -> tuple[str, list[Any]]:
     """The query for these runs, and its values."""
     if where.query is not None:
         names, values = zip(*where.attributes, strict=True) if where.attributes else ((), ())
+        if where.attributes and where.parent is None and where.owner is None:
+            among = listing_among(where)
+            if among is not None:
+                return "runs_by_attribute_among", [*among, *where.end, where.limit, names, values]
         more = (where.limit, where.parent, where.owner, names, values)
         return where.query, [where.state, where.workflow, *where.end, *more]
     return listing(where)

@@ -28,6 +28,13 @@ def listing(where: RunFilter) -> tuple[str, list[Any]]:
     return "runs", first
 
 
+def listing_among(where: RunFilter) -> tuple[list[str], str | None] | None:
+    """The states and the workflow among whose runs is searched; None for all runs."""
+    if where.state is None and where.workflow is None:
+        return None
+    return list(STATES) if where.state is None else [where.state], where.workflow
+
+
 async def count_runs(
     connection: Connection, by: Sequence[CountBy], queue: str | None
 ) -> dict[tuple[str | None, ...], int]:
