@@ -7,7 +7,7 @@ from dataclasses import replace
 from aura.store.base import Claim, RunFilter, Settle, Started, Store, Sweep
 from aura.store.portable import Page
 from aura.store.queues import Placement
-from tests.store.kit import PAIRS, beat, start
+from tests.store.kit import PAIRS, append, beat, start
 
 
 async def ids(store: Store, where: RunFilter) -> list[str]:
@@ -95,3 +95,31 @@ async def test_parked_runs_by_the_time_they_were_parked(store: Store) -> None:
     assert await ids(store, where) == ["c", "b"]
     claimed = await store.claim(Claim("w", PAIRS, 5))
     assert [one.run.id for one in claimed.runs] == ["a"]
+
+
+async def test_what_has_changed_since(store: Store) -> None:
+    await beat(store, "w")
+    before = await store.moment() - 1.0
+    assert await store.changed_runs(before, 10) == []
+    await store.commit([start(name, owner="w") for name in "ab"])
+    await store.commit([start("c")])
+    await store.commit([Settle("a", 1, "completed")])
+    await store.commit([Settle("b", 1, "parked", error=b'"why"')])
+    found = await store.changed_runs(before, 10)
+    assert [one.at for one in found] == sorted((one.at for one in found), reverse=True)
+    assert {(one.id, one.state) for one in found} == {
+        ("a", "completed"), ("b", "parked"), ("c", "pending"),
+    }  # fmt: skip
+    assert {one.workflow for one in found} == {"research"}
+    assert len(await store.changed_runs(before, 2)) == 2
+    assert await store.changed_runs(found[0].at, 10) == []
+
+
+async def test_how_far_runs_are(store: Store) -> None:
+    await beat(store, "w")
+    await store.commit([start("a", owner="w"), start("b")])
+    await store.commit([append("a", 1), append("a", 2)])
+    found = {one.id: one for one in await store.pulses(["a", "b", "gone"])}
+    assert (found["a"].state, found["a"].epoch, found["a"].entries) == ("running", 1, 2)
+    assert (found["b"].state, found["b"].entries, found["b"].signals) == ("pending", 0, 0)
+    assert len(found) == 2

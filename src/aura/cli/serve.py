@@ -127,6 +127,7 @@ async def _until(
     import uvicorn
 
     from aura.gateway import server_config
+    from aura.server.changes import close_changes
 
     class Server(uvicorn.Server):
         """Says when it accepts; signals are the process's own business."""
@@ -150,5 +151,6 @@ async def _until(
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    await close_changes(serving.app)  # its listeners would keep their connections
     server.should_exit = True
     await running

@@ -20,6 +20,7 @@ from aura.errors import StoreUnavailable
 from aura.server import operations
 from aura.server.access import Door, Gate, GuardedRoute, needs
 from aura.server.audit import AuditLog, read_log
+from aura.server.changes_api import changes_routes
 from aura.server.delivery_api import delivery_routes
 from aura.server.emitting import emitting_routes
 from aura.server.events_api import events_routes
@@ -53,11 +54,12 @@ def build_api(app: Aura, door: Door | None = None) -> FastAPI:
     api.include_router(runs_routes(app), prefix=API)
     api.include_router(emitting_routes(app), prefix=API)
     api.include_router(_reads(app), prefix=API)
-    for routes in (schedules_routes, events_routes, workers_routes, *DELIVERY):
+    for routes in (schedules_routes, events_routes, workers_routes, changes_routes, *DELIVERY):
         api.include_router(routes(app), prefix=API)
     api.include_router(_about(api, app), prefix=API)
     handle_errors(api)
-    api.add_middleware(Gate, door=door or Door(app), public=HEALTH)
+    api.state.door = door or Door(app)
+    api.add_middleware(Gate, door=api.state.door, public=HEALTH)
     return api
 
 

@@ -36,6 +36,7 @@ from aura.gateway.routes import Routes
 from aura.server import ui
 from aura.server.access import Door, GuardedRoute, header_of
 from aura.server.api import API, HEALTH, build_api
+from aura.server.changes import close_changes
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
@@ -123,6 +124,7 @@ class Serving:
         self.config = config
         self.door = Door(app)
         self.api: FastAPI = build_api(app, self.door)
+        self.api.state.gateway = config
         self.api.include_router(about_gateway(lambda: self.gateway), prefix=API)
         self.metrics = Metrics(app)
         measured = metrics_route(self.metrics, GuardedRoute)
@@ -196,6 +198,7 @@ class Serving:
             end()
         self._ends.clear()
         try:
+            await close_changes(self.app)
             if self.pages is not None:
                 await self.pages.close()
             if self.gateway is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from aura.store.base import Op, Outcome, RunRecord, RunState
@@ -53,8 +53,39 @@ class RunFilter:
         return self.before or (math.inf, "")
 
 
+class RunChange(NamedTuple):
+    """A run that began or ended `at` that time (epoch seconds): what it is now."""
+
+    id: str
+    workflow: str
+    version: str
+    state: str
+    at: float
+
+
+class Pulse(NamedTuple):
+    """How far a run is: its state, how often it was taken, the last seq of its journal, how many
+    signals it was sent."""
+
+    id: str
+    workflow: str
+    state: str
+    epoch: int
+    entries: int
+    signals: int
+
+
 class Searched(Protocol):
-    """The verbs of a store that concern attributes."""
+    """The verbs of a store that find runs beside lists."""
+
+    async def changed_runs(self, after: float, limit: int) -> list[RunChange]:
+        """The runs that were created, ended or parked later than that, the newest first; one of
+        them may be there twice."""
+        ...
+
+    async def pulses(self, ids: Sequence[str]) -> list[Pulse]:
+        """How far these runs are, those that exist."""
+        ...
 
     async def attributes(self, ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """The attributes of those of these runs that have some."""

@@ -44,3 +44,26 @@ WHERE finished_at IS NOT NULL AND state = 'parked'
   AND coalesce(:state, 'parked') = 'parked' AND (:workflow IS NULL OR workflow = :workflow)
 ORDER BY finished_at DESC, id DESC
 LIMIT :limit
+
+-- :name: changed_runs
+SELECT id, workflow, version, state, at FROM (
+    SELECT * FROM (
+        SELECT id, workflow, version, state, created_at AS at FROM runs
+        WHERE created_at > :after ORDER BY created_at DESC LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT id, workflow, version, state, finished_at FROM runs
+        WHERE state IN ('completed', 'failed', 'cancelled') AND finished_at > :after
+        ORDER BY finished_at DESC LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT id, workflow, version, state, finished_at FROM runs
+        WHERE finished_at IS NOT NULL AND state = 'parked' AND finished_at > :after
+        ORDER BY finished_at DESC LIMIT :limit)
+)
+ORDER BY at DESC LIMIT :limit
+
+-- :name: pulses
+SELECT id, workflow, state, epoch,
+       coalesce((SELECT max(seq) FROM journal WHERE run_id = runs.id), 0), signals
+FROM runs WHERE id IN (SELECT value FROM json_each(?))
