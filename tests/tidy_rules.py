@@ -31,7 +31,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura_command": ["aura.cli"],
     "aura.cli": ["aura", "aura.app", "aura.server", *BELOW_APP],
     "aura.server": ["aura", "aura.app", *BELOW_APP],
-    "aura.client": ["aura.engine!", "aura.codec"],
+    "aura.client": [
+        *("aura.engine!", "aura.codec", "aura.delivery.status", "aura.delivery.experiment_status"),
+    ],
     "aura.app": BELOW_APP,
     "aura.testing": ["aura.app", "aura.store", "aura.engine", "aura.codec", "aura.resilience"],
     "aura.gateway": ["aura.delivery", "aura.engine", "aura.resilience", "aura.stats"],

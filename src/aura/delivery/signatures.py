@@ -76,7 +76,7 @@ def _with_default(schema: Schema, default: Any) -> Schema:
     if default is inspect.Parameter.empty or "$ref" in schema:
         return schema
     try:
-        return {**schema, "default": pydantic_core.to_jsonable_python(default)}
+        return {**schema, "default": pydantic_core.to_jsonable_python(default, bytes_mode="base64")}
     except pydantic_core.PydanticSerializationError:
         return schema
 

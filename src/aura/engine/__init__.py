@@ -1,5 +1,6 @@
 """Run workflows: replay, steps, retries, leases. What other rooms may use is named here."""
 
+from aura.engine.attributes import taken_attributes
 from aura.engine.definition import Registry, Resolver, Workflow, check_signal_name
 from aura.engine.durable import cancelled
 from aura.engine.faults import ended_error
@@ -55,4 +56,5 @@ __all__ = [
     "place",
     "receive",
     "step",
+    "taken_attributes",
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import to_json
 
 from aura.app import Aura
@@ -31,8 +31,17 @@ from aura.store.base import Priority, RunState
 LONGEST_WAIT = 60.0
 """Seconds that an answer or a result is waited for at most; it may be asked for again."""
 
+
+def _text(given: object) -> object:
+    """A number stands for no time: nobody could tell it from seconds."""
+    if not isinstance(given, str):
+        raise ValueError("give a time as text, such as 2026-03-01T12:00:00Z")  # noqa: TRY004
+    return given
+
+
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
-Moment = Seconds | AwareDatetime
+Time = Annotated[AwareDatetime, BeforeValidator(_text)]
+Moment = Seconds | Time
 Steps = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
@@ -78,7 +87,7 @@ class StartBody(Body):
     key: str | None = None
     priority: Priority | Steps = "normal"
     delay: Seconds | None = None
-    at: AwareDatetime | None = None
+    at: Time | None = None
     dedup: Annotated[str, Field(min_length=1)] | None = None
     debounce: Seconds | None = None
     debounce_limit: Seconds | None = None
@@ -296,7 +305,6 @@ def _messages(router: APIRouter, app: Aura) -> None:
             app, run_id, message, timeout=body.timeout, by=by(caller_of(request))
         )
         return {"answer": legal(found)}
-
 
     @router.post(
         "/runs/{run_id:segment}/rewards/{name:segment}", name="runs reward",
