@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect
 
 from tests.tools import tool
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 PATIENCE = 60_000.0
 """Milliseconds that a page may take on a slow machine."""
+
+expect.set_options(timeout=PATIENCE)
 
 Scheme = Literal["light", "dark"]
 
