@@ -35,7 +35,8 @@ def workers_routes(app: Aura) -> APIRouter:
     )  # fmt: skip
     async def show_workflow(request: Request, workflow: WorkflowName) -> WorkflowView:
         """A workflow with its versions, the newest first."""
-        caller_of(request).require(workflow)
+        if not caller_of(request).may_see(workflow):
+            raise workflows.no_workflow(workflow)
         return await workflows.show_workflow(app, workflow)
 
     @router.get("/workers", name="workers list", tags=["workers"], openapi_extra=needs("viewer"))

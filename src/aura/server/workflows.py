@@ -82,9 +82,14 @@ async def show_workflow(app: Aura, name: str) -> WorkflowView:
     """One workflow. Raises UnknownWorkflow."""
     found = await list_workflows(app, (name,)) if storable(name) else []
     if not found:
-        shown = name[:200].encode("utf-8", "replace").decode()
-        raise UnknownWorkflow(f"there is no workflow {shown}", hint="List them: GET /workflows")
+        raise no_workflow(name)
     return found[0]
+
+
+def no_workflow(name: str) -> UnknownWorkflow:
+    """What to raise for a name that no workflow has."""
+    shown = name[:200].encode("utf-8", "replace").decode()
+    return UnknownWorkflow(f"there is no workflow {shown}", hint="List them: GET /workflows")
 
 
 async def list_workers(app: Aura, *, gone: bool = False) -> list[WorkerView]:
