@@ -53,13 +53,14 @@ async def test_a_process_without_its_database_lives_but_is_not_ready(
 async def test_a_database_that_does_not_answer_is_not_ready(
     serving: Serving, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(kind: str, name: str) -> None:
-        await serving.app.clock.sleep(60)
+    read = serving.app.store.document
 
-    with monkeypatch.context() as patched:  # the app is closed with the database as it was
-        patched.setattr(serving.app.store, "document", silent)
-        patched.setattr("aura.server.api.READY_WITHIN", 0.05)
-        assert problem(await http.get("/readyz")) == (503, "store-unavailable")
+    async def silent(kind: str, name: str) -> object:
+        return await (serving.app.clock.sleep(60) if name == "ready" else read(kind, name))
+
+    monkeypatch.setattr(serving.app.store, "document", silent)
+    monkeypatch.setattr("aura.server.api.READY_WITHIN", 0.05)
+    assert problem(await http.get("/readyz")) == (503, "store-unavailable")
 
 
 async def test_status_shows_runs_workers_and_rollouts(
