@@ -289,8 +289,15 @@ def _check(node: Node, kind: str, depth: int, seen: set[int]) -> None:
         node.fail(f"the tag {node.node.tag!r} is not allowed", "write plain values only")
     if depth > DEPTH_LIMIT:
         node.fail("nested too deeply", f"no {kind} needs that")
+    if not _can_be_kept(node.scalar):
+        node.fail("a text has a character that no database keeps", "remove the NUL or surrogate")
     for child in _children(node.node):
         _check(replace(node, node=child), kind, depth + 1, seen)
+
+
+def _can_be_kept(text: str) -> bool:
+    """Quoted text may have any character, also NUL and halves of others."""
+    return "\x00" not in text and not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def _children(node: yaml.Node) -> list[yaml.Node]:

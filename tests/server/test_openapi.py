@@ -17,7 +17,7 @@ import uvicorn
 from hypothesis import HealthCheck, Phase, given, settings
 
 from aura.gateway import server_config
-from aura.server import limits
+from aura.server import changes_api, limits
 from aura.server.api import openapi_of
 from aura.server.limits import Rates
 from aura.server.serving import Serving, build
@@ -46,6 +46,7 @@ class Server:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(limits, "FREE_GUESSES", 1_000_000)
+        patch.setattr(changes_api, "LONGEST", 0.01)  # what is live ends at once
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.token = ""
@@ -66,11 +67,12 @@ class Server:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         serving: Serving = build(make_app())
-        for middleware in serving.api.user_middleware:
-            middleware.kwargs["rates"] = Rates(rate=1e6, burst=1e6)
+        serving.door.rates = Rates(rate=1e6, burst=1e6)
         async with serving:
             app = serving.app
             await (await app.start("research", "durable", id="doc-17")).result(60)
+            await app.schedules.create("nightly", "research", ["durable"], cron="0 3 * * *")
+            await app.emit("orders", {"id": 1})
             _, self.token = await create(app, "tester", "admin")
             config = server_config(serving)
             config.lifespan = "off"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Group, RenderableType
@@ -17,12 +17,21 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, moment, note, one_line, print_json, show, table
-from aura.delivery.catalog_values import CatalogVersion, Compatibility
-from aura.delivery.compatibility import Comparison
 from aura.delivery.versions import reference
-from aura.errors import CatalogError
-from aura.server.operations import live_workers
-from aura.store.base import SETTLED
+from aura.server import catalog as operations
+from aura.server.catalog import (
+    MOST_COMPARED,
+    ComparisonView,
+    FindingView,
+    FitView,
+    VersionView,
+    compare,
+    list_versions,
+    show_version,
+    show_workflow,
+)
+
+T = TypeVar("T")
 
 catalog = typer.Typer(help="Versions of workflows, and which fit which.", no_args_is_help=True)
 
@@ -43,18 +52,6 @@ Version = Annotated[
 ]  # fmt: skip
 
 
-class Seen(NamedTuple):
-    """A version with what runs of it there are, and whether a live worker has it."""
-
-    version: CatalogVersion
-    in_flight: int
-    live: bool
-
-    def plain(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return {**self.version.plain(), "runs_in_flight": self.in_flight, "live": self.live}
-
-
 @catalog.command("list")
 def list_(
     workflow: Annotated[
@@ -70,9 +67,9 @@ def list_(
       aura catalog list
       aura catalog list --workflow research --json
     """
-    found = process.run(_seen(bare_app(database), workflow))
+    found = _with_app(database, lambda app: list_versions(app, workflow)).versions
     if as_json:
-        print_json({"versions": [one.plain() for one in found]})
+        print_json({"versions": [asdict(one) for one in found]})
     elif not found:
         note("The catalog is empty. An app that is opened registers its versions.")
     else:
@@ -97,19 +94,20 @@ def show_(
       aura catalog show research
       aura catalog show research@1.0.0 --json
     """  # fmt: skip
-    app = bare_app(database)
     if reference(name) is not None:
-        one = process.run(_one(app, name))
-        print_json(one.plain()) if as_json else show(_details(one))
+        one = _with_app(database, lambda app: show_version(app, name))
+        print_json(asdict(one)) if as_json else show(_details(one))
         return
-    found, matrix = process.run(_matrix(app, name))
+    found = _with_app(database, lambda app: show_workflow(app, name))
     if as_json:
-        cells = [cell.plain() for row in matrix for cell in row]
-        print_json({"versions": [one.plain() for one in found], "matrix": cells})
+        print_json(asdict(found))
         return
-    show(_listing(found), Text(), drawn(matrix), Text(), Text(LEGEND, style="dim"))
-    if len(found) > MOST_DRAWN:
-        note(f"The matrix has the newest {MOST_DRAWN} of {len(found)} versions; --json has all.")
+    show(_listing(found.versions), Text(), drawn(found.matrix), Text(), Text(LEGEND, style="dim"))
+    if len(found.versions) > MOST_DRAWN:
+        of = len(found.versions)
+        note(
+            f"The matrix has the newest {MOST_DRAWN} of {of} versions; --json has {MOST_COMPARED}."
+        )
 
 
 @catalog.command()
@@ -123,13 +121,8 @@ def diff(old: Version, new: Version, database: Database = None, as_json: Json = 
       aura catalog diff research@1.0.0 research@2.0.0
       aura catalog diff research@^1 research@^2 --json
     """
-
-    async def look(app: Aura) -> Compatibility:
-        async with opened(app):
-            return await app.catalog.compare(old, new)
-
-    found = process.run(look(bare_app(database)))
-    print_json(found.plain()) if as_json else show(_difference(found))
+    found = _with_app(database, lambda app: compare(app, old, new))
+    print_json(asdict(found)) if as_json else show(_difference(found))
     if found.refused:
         raise typer.Exit(1)
 
@@ -156,75 +149,49 @@ def deprecate(
       aura catalog deprecate research@1.0.0 --why "too slow" --replacement ^2
       aura catalog deprecate research@1.0.0 --undo
     """
-
-    async def say(app: Aura) -> CatalogVersion:
-        async with opened(app):
-            if undo:
-                return await app.catalog.restore(version)
-            return await app.catalog.deprecate(
-                version, why=why, replacement=replacement, by=by or process.user()
-            )
-
-    found = process.run(say(bare_app(database)))
+    who = by or process.user()
+    if undo:
+        found = _with_app(database, lambda app: operations.restore(app, version))
+    else:
+        found = _with_app(
+            database,
+            lambda app: operations.deprecate(
+                app, version, by=who, why=why, replacement=replacement
+            ),
+        )
     if as_json:
-        print_json(found.plain())
+        print_json(asdict(found))
     else:
         note(f"{found.name} is {'deprecated' if found.deprecated else 'no longer deprecated'}.")
 
 
-# -- looking -----------------------------------------------------------------------------------
+def _with_app(database: str | None, act: Callable[[Aura], Awaitable[T]]) -> T:
+    async def inside(app: Aura) -> T:
+        async with opened(app):
+            return await act(app)
 
-
-async def _seen(app: Aura, workflow: str | None) -> list[Seen]:
-    async with opened(app):
-        return await _with_runs(app, await app.catalog.versions(workflow))
-
-
-async def _one(app: Aura, name: str) -> Seen:
-    async with opened(app):
-        return (await _with_runs(app, [await app.catalog.version(name)]))[0]
-
-
-async def _matrix(app: Aura, name: str) -> tuple[list[Seen], list[list[Compatibility]]]:
-    async with opened(app):
-        versions = await app.catalog.versions(name)
-        if not versions:
-            raise CatalogError(f"the catalog has no workflow {name}", hint="See: aura catalog list")
-        return await _with_runs(app, versions), await app.catalog.matrix(versions)
-
-
-async def _with_runs(app: Aura, versions: Sequence[CatalogVersion]) -> list[Seen]:
-    counts: Counter[str] = Counter()
-    for (workflow, version, state), count in (
-        await app.store.count_runs(("workflow", "version", "state"))
-    ).items():
-        if state not in SETTLED:
-            counts[f"{workflow}@{version}"] += count
-    live = {name for worker in await live_workers(app) for name in worker.workflows}
-    return [Seen(one, counts[one.name], f"{one.workflow} {one.version}" in live)
-            for one in versions]  # fmt: skip
+    return process.run(inside(bare_app(database)))
 
 
 # -- showing -----------------------------------------------------------------------------------
 
 
-def _listing(found: Sequence[Seen]) -> RenderableType:
+def _listing(found: Sequence[VersionView]) -> RenderableType:
     columns = ("=VERSION", "OWNER", "CHANGELOG", "DEPRECATED", ">IN FLIGHT", "=LAST SEEN")
     return table(columns, map(_row, found))
 
 
-def _row(one: Seen) -> tuple[RenderableType, ...]:
-    version, facts = one.version, one.version.facts
-    said = version.deprecated
+def _row(one: VersionView) -> tuple[RenderableType, ...]:
+    said = one.deprecated
     told = f"{said.why}{f' → {said.replacement}' if said.replacement else ''}" if said else ""
-    counted = f" ({version.starts} started since)" if said and version.starts else ""
+    counted = f" ({one.starts} started since)" if said and one.starts else ""
     return (
-        Text(clean(version.name), style="dim" if said else ""),
-        one_line(facts.owner, 30),
-        one_line(facts.changelog, 60),
+        Text(clean(one.name), style="dim" if said else ""),
+        one_line(one.owner, 30),
+        one_line(one.changelog, 60),
         Text(one_line(told + counted, 70), style="yellow"),
-        f"{one.in_flight:,}",
-        "now" if one.live else moment(_at(version.last_seen)),
+        f"{one.runs_in_flight:,}",
+        "now" if one.live else moment(_at(one.last_seen)),
     )
 
 
@@ -232,25 +199,26 @@ def _at(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def drawn(matrix: Sequence[Sequence[Compatibility]]) -> RenderableType:
+def drawn(matrix: Sequence[FitView]) -> RenderableType:
     """The matrix: a row for each version as the old one, a column for each as the new one."""
-    shown = [row[:MOST_DRAWN] for row in matrix[:MOST_DRAWN]]
-    names = [row[0].old.rpartition("@")[2] for row in shown]
+    names = list(dict.fromkeys(cell.old for cell in matrix))[:MOST_DRAWN]
+    cells = {(cell.old, cell.new): cell for cell in matrix}
+    short = [name.rpartition("@")[2] for name in names]
     rows = [
-        (Text(name, style="bold"), *(_cell(cell) for cell in row))
-        for name, row in zip(names, shown, strict=True)
+        (Text(title, style="bold"), *(_cell(cells[old, new]) for new in names))
+        for title, old in zip(short, names, strict=True)
     ]
-    return table(("OLD \\ NEW", *(f"={name}" for name in names)), rows)
+    return table(("OLD \\ NEW", *(f"={name}" for name in short)), rows)
 
 
-def _cell(cell: Compatibility) -> Text:
+def _cell(cell: FitView) -> Text:
     if cell.old == cell.new and cell.runs.verdict == "unknown":
         return Text("·", style="dim")
     marks = [MARKS[one.verdict] for one in (cell.inputs, cell.outputs, cell.runs)]
     return Text(" ").join(Text(mark, style=style) for mark, style in marks)
 
 
-def _difference(found: Compatibility) -> Group:
+def _difference(found: FitView) -> Group:
     parts = [Text.assemble((clean(found.old), "bold"), " → ", (clean(found.new), "bold"))]
     for what, one in (
         ("inputs", found.inputs), ("outputs", found.outputs), ("runs in flight", found.runs),
@@ -265,35 +233,39 @@ def _difference(found: Compatibility) -> Group:
     return Group(*parts)
 
 
-def _verdict(what: str, one: Comparison) -> list[Text]:
+def _verdict(what: str, one: ComparisonView) -> list[Text]:
     mark, style = MARKS[one.verdict]
     styles = {"incompatible": "red", "unknown": "yellow", "note": "dim"}
     return [
         Text(f"{mark} {what}: {one.verdict}", style=style),
         *(
-            Text(f"    {one_line(str(finding), 160)}", style=styles[finding.level])
+            Text(f"    {one_line(_found(finding), 160)}", style=styles[finding.level])
             for finding in one.findings
         ),
     ]
 
 
-def _details(one: Seen) -> Group:
-    version, facts, said = one.version, one.version.facts, one.version.deprecated
+def _found(finding: FindingView) -> str:
+    return f"{finding.path or '(all of it)'}: {finding.reason}"
+
+
+def _details(one: VersionView) -> Group:
+    said = one.deprecated
     rows: list[tuple[str, Any]] = [
-        ("owner", facts.owner), ("changelog", facts.changelog), ("metadata", facts.metadata or "–"),
-        ("first seen", moment(_at(version.first_seen))),
-        ("last seen", "now" if one.live else moment(_at(version.last_seen))),
-        ("runs in flight", f"{one.in_flight:,}"),
-        ("input", facts.input), ("output", facts.output),
+        ("owner", one.owner), ("changelog", one.changelog), ("metadata", one.metadata or "–"),
+        ("first seen", moment(_at(one.first_seen))),
+        ("last seen", "now" if one.live else moment(_at(one.last_seen))),
+        ("runs in flight", f"{one.runs_in_flight:,}"),
+        ("input", one.input), ("output", one.output),
     ]  # fmt: skip
     if said:
         rows[2:2] = [
             ("deprecated", f"{said.why} (since {moment(_at(said.since))}, by {said.by or '–'})"),
             ("replacement", said.replacement or "–"),
-            ("started since", f"{version.starts:,}"),
+            ("started since", f"{one.starts:,}"),
         ]
     return Group(
-        Text(clean(version.name), style="bold"),
+        Text(clean(one.name), style="bold"),
         table(("", ""), [(name, one_line(_text(value), 400)) for name, value in rows]),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +16,19 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, one_line, print_json, show, styled, table
 from aura.delivery.decommission import Decommission
-from aura.delivery.retirement import Retirement
 from aura.delivery.retiring import load_decommission
-from aura.delivery.split import Split
-from aura.errors import ConfigError, DecommissionError
-from aura.server.operations import live_workers
+from aura.errors import ConfigError
+from aura.server.decommissions import (
+    DecommissionList,
+    DecommissionOrder,
+    DecommissionView,
+    list_decommissions,
+    show_decommission,
+    start_decommission,
+    undo_decommission,
+    with_paths,
+)
+from aura.server.drivers import NOBODY
 
 
 class _StartsByDefault(TyperGroup):
@@ -47,7 +55,13 @@ By = Annotated[
 
 
 @decommission.command()
-def start(name: Named, by: By = "", database: Database = None, as_json: Json = False) -> None:
+def start(
+    name: Named,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would begin.")] = False,
+    by: By = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
     """Begin; workers drive it: gate, backup, one endpoint after the other.
 
     FILE is an aura.yaml with a `decommission:` section; a TARGET alone is
@@ -57,25 +71,27 @@ def start(name: Named, by: By = "", database: Database = None, as_json: Json = F
     \b
     Examples:
       aura decommission aura.yaml
+      aura decommission legacy --dry-run
       aura decommission legacy
       aura decommission status legacy
       aura decommission undo legacy --reason "one caller left"
     """
     plan = _plan(name)
 
-    async def begin(app: Aura) -> tuple[Retirement, bool]:
+    async def begin(app: Aura) -> DecommissionOrder:
         async with opened(app):
-            if not _is_file(name):
-                await _require_known(app, plan.target)
-            found = await app.rollouts.decommissions.start(plan, by=by or process.user())
-            return found, await _driven(app)
+            who, slips = by or process.user(), not _is_file(name)
+            return await start_decommission(app, plan, by=who, dry_run=dry_run, known=slips)
 
-    found, driven = process.run(begin(bare_app(database)))
+    found = process.run(begin(bare_app(database)))
     if as_json:
-        print_json(found.plain())
+        print_json(asdict(found) if dry_run else _plain(found))
+    elif dry_run:
+        paths = ", ".join(map(clean, found.endpoints))
+        note(f"{plan.target} would be decommissioned, endpoint by endpoint: {paths}")
     else:
         note(f"{plan.target} is being decommissioned. See: aura decommission status {plan.target}")
-    _warn(driven)
+    _warn(found.driven)
 
 
 @decommission.command()
@@ -95,19 +111,19 @@ def status(
       aura decommission status legacy --json
     """
 
-    async def look(app: Aura) -> list[tuple[Retirement, dict[str, int]]]:
+    async def look(app: Aura) -> DecommissionList:
         async with opened(app):
-            desk = app.rollouts.decommissions
-            some = await desk.all() if name is None else [await desk.status(_target(name))]
-            return [(one, await desk.calls(one.target)) for one in some]
+            if name is None:
+                return await list_decommissions(app)
+            return DecommissionList((await show_decommission(app, _target(name)),))
 
     found = process.run(look(bare_app(database)))
     if as_json:
-        print_json({"targets": [{**one.plain(), "calls": calls} for one, calls in found]})
-    elif not found:
+        print_json(asdict(found))
+    elif not found.targets:
         note("Nothing is being decommissioned. Start with: aura decommission FILE|TARGET")
-    for one, calls in found if not as_json else ():
-        _show(one, calls)
+    for one in found.targets if not as_json else ():
+        _show(one)
 
 
 @decommission.command()
@@ -125,18 +141,22 @@ def undo(
       aura decommission undo legacy --reason "one caller left"
     """
 
-    async def give(app: Aura) -> tuple[Retirement, bool]:
-        async with opened(app):
-            desk = app.rollouts.decommissions
-            found = await desk.undo(_target(name), by=by or process.user(), reason=reason)
-            return found, await _driven(app)
+    target = _target(name)
 
-    found, driven = process.run(give(bare_app(database)))
+    async def give(app: Aura) -> DecommissionOrder:
+        async with opened(app):
+            return await undo_decommission(app, target, by=by or process.user(), reason=reason)
+
+    found = process.run(give(bare_app(database)))
     if as_json:
-        print_json({"order": "undo", "target": found.plain()})
+        print_json({"order": "undo", "target": _plain(found)})
     else:
-        note(f"{found.target} is brought back. See: aura decommission status {found.target}")
-    _warn(driven)
+        note(f"{target} is brought back. See: aura decommission status {target}")
+    _warn(found.driven)
+
+
+def _plain(found: DecommissionOrder) -> dict[str, Any]:
+    return {} if found.target is None else asdict(found.target)
 
 
 def _plan(name: str) -> Decommission:
@@ -149,11 +169,7 @@ def _plan(name: str) -> Decommission:
         return plan
     from aura.gateway import load_gateway
 
-    config = load_gateway(path)
-    paths = (
-        [route.path for route in config.routes if route.baseline == plan.target] if config else []
-    )
-    return replace(plan, endpoints=tuple(dict.fromkeys(paths))) if paths else plan
+    return with_paths(plan, load_gateway(path))
 
 
 def _target(name: str) -> str:
@@ -168,22 +184,12 @@ def _is_file(name: str) -> bool:
     return False
 
 
-async def _driven(app: Aura) -> bool:
-    """Whether a live worker can execute the workflow."""
-    workflow = app.rollouts.decommissions.workflow
-    wanted = f"{workflow.name} {workflow.version}"
-    return any(wanted in worker.workflows for worker in await live_workers(app))
-
-
 def _warn(driven: bool) -> None:
     if not driven:
-        note(
-            "It is recorded, but no live worker is there to carry it out. Start one with: "
-            "aura worker MODULE:APP, or aura serve MODULE:APP"
-        )
+        note(f"No live worker is there to carry it out. {NOBODY}")
 
 
-def _show(one: Retirement, calls: dict[str, int]) -> None:
+def _show(one: DecommissionView) -> None:
     show(f"{clean(one.target)}  {one.state}")
     for gate in one.gates:
         show(f"  waits: {one_line(gate, 110)}")
@@ -192,7 +198,12 @@ def _show(one: Retirement, calls: dict[str, int]) -> None:
     if one.archive:
         show(f"  archive: {clean(one.archive)}")
     rows = (
-        (clean(each.path), styled(each.phase), _time(each.until), f"{calls.get(each.path, 0):,}")
+        (
+            clean(each.path),
+            styled(each.phase),
+            _time(each.until),
+            f"{one.calls.get(each.path, 0):,}",
+        )
         for each in one.endpoints
     )
     show(table(("=ENDPOINT", "PHASE", "GRACE UNTIL", ">CALLS"), rows))
@@ -203,15 +214,3 @@ def _show(one: Retirement, calls: dict[str, int]) -> None:
 
 def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "–"
-
-
-async def _require_known(app: Aura, target: str) -> None:
-    """Raises DecommissionError for a bare name that no split has had: most likely a slip."""
-    splits = [Split.from_json(one.body) for one in await app.store.documents("split")]
-    arms = sorted({arm.name for split in splits for arm in split.arms})
-    if target not in arms:
-        raise DecommissionError(
-            f"no split has an arm {target}",
-            hint=f"Arms are {', '.join(arms) or '(none yet)'}; for another target write a file "
-            "with `decommission:`",
-        )

@@ -16,13 +16,21 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, duration, note, one_line, print_json, show, styled, table
 from aura.delivery import report as pages
+from aura.delivery.conclude import Order
 from aura.delivery.experiment import DAY, Experiment, load_experiment
 from aura.delivery.experiment_status import ExperimentStatus
 from aura.delivery.forecast import POWER, Forecast, Traffic
-from aura.delivery.layers import Layer, size_of
 from aura.errors import ConfigError
-from aura.server.operations import live_workers
-from aura.stats.hashing import BUCKETS
+from aura.server.drivers import NOBODY
+from aura.server.experiments import (
+    ExperimentList,
+    ExperimentOrder,
+    forecast_of,
+    list_experiments,
+    order_experiment,
+    show_experiment,
+    start_experiment,
+)
 
 experiment = typer.Typer(help="Find out which arm is better.", no_args_is_help=True)
 
@@ -62,7 +70,7 @@ def plan(
 
     async def look(app: Aura) -> Forecast:
         async with opened(app):
-            return await app.experiments.plan(wanted, traffic)
+            return (await forecast_of(app, wanted, traffic)).forecast
 
     found = process.run(look(bare_app(database)))
     if as_json:
@@ -83,13 +91,10 @@ def start(file: File, database: Database = None, as_json: Json = False) -> None:
 
     async def begin(app: Aura) -> tuple[Forecast, ExperimentStatus]:
         async with opened(app):
-            if not await _driver(app):
-                note(
-                    "No live worker is there to watch the experiment. Start one with: "
-                    "aura worker MODULE:APP, or aura serve MODULE:APP"
-                )
-            found = await app.experiments.plan(wanted)
-            return found, await app.experiments.start(wanted)
+            found = await forecast_of(app, wanted)
+            if not found.driven:
+                note(f"No live worker is there to watch the experiment. {NOBODY}")
+            return found.forecast, await start_experiment(app, wanted)
 
     found, status = process.run(begin(bare_app(database)))
     if as_json:
@@ -107,36 +112,32 @@ def show_list(database: Database = None, as_json: Json = False) -> None:
       aura experiment list
     """
 
-    async def look(app: Aura) -> tuple[list[ExperimentStatus], list[Layer], int]:
+    async def look(app: Aura) -> ExperimentList:
         async with opened(app):
-            return await app.experiments.all(), *await app.experiments.layers()
+            return await list_experiments(app)
 
-    found, layers, holdout = process.run(look(bare_app(database)))
+    found = process.run(look(bare_app(database)))
     if as_json:
         print_json(
             {
-                "experiments": [status.plain() for status in found],
-                "layers": [asdict(layer) for layer in layers],
-                "holdout": holdout / BUCKETS,
+                "experiments": [status.plain() for status in found.experiments],
+                "layers": [asdict(layer) for layer in found.layers],
+                "holdout": found.holdout,
             }
         )
         return
-    if not found:
+    if not found.experiments:
         note("There are no experiments. Start one with: aura experiment start FILE")
         return
     columns = ("=EXPERIMENT", "SPLIT", "=STATE", "LAYER", ">UNITS", "WINNER", "REASON")
-    show(table(columns, map(_row, found)))
-    if layers or holdout:
+    show(table(columns, map(_row, found.experiments)))
+    if found.layers or found.holdout:
         rows = [
-            (
-                clean(layer.name),
-                f"{size_of(layer.free) / BUCKETS:.2%}",
-                clean(", ".join(tenant.experiment for tenant in layer.tenants)),
-            )
-            for layer in layers
+            (clean(layer.name), f"{layer.free:.2%}", clean(", ".join(layer.experiments)))
+            for layer in found.layers
         ]
         show(Text(), table(("LAYER", ">FREE", "EXPERIMENTS"), rows))
-        show(Text(f"Held out of all experiments: {holdout / BUCKETS:.2%} of units"))
+        show(Text(f"Held out of all experiments: {found.holdout:.2%} of units"))
 
 
 @experiment.command()
@@ -174,29 +175,20 @@ def stop(
       aura experiment stop checkout-copy --promote new
     """
     wanted = experiment_name(name)
-    order = "promote" if promote else "stop"
+    order: Order = "promote" if promote else "stop"
 
-    async def give(app: Aura) -> tuple[ExperimentStatus, bool]:
+    async def give(app: Aura) -> ExperimentOrder:
         async with opened(app):
-            told = await app.experiments.order(
-                wanted,
-                "promote" if promote else "stop",
-                arm=promote,
-                reason=reason,
-                by=by or process.user(),
-            )
-            return told, await _driver(app)
+            who = by or process.user()
+            return await order_experiment(app, wanted, order, by=who, reason=reason, arm=promote)
 
-    found, driven = process.run(give(bare_app(database)))
+    found = process.run(give(bare_app(database)))
     if as_json:
-        print_json({"order": order, "experiment": found.plain()})
+        print_json({"order": order, "experiment": found.experiment.plain()})
     else:
         note(f"Experiment {wanted} is told to {order}. See: aura experiment status {wanted}")
-    if not driven:
-        note(
-            "The order is recorded, but no live worker is there to carry it out. Start one with: "
-            "aura worker MODULE:APP, or aura serve MODULE:APP"
-        )
+    if not found.driven:
+        note(f"The order is recorded, but no live worker is there to carry it out. {NOBODY}")
 
 
 @experiment.command()
@@ -252,16 +244,9 @@ def _status(name: str, database: str | None) -> ExperimentStatus:
 
     async def look(app: Aura) -> ExperimentStatus:
         async with opened(app):
-            return await app.experiments.status(wanted)
+            return await show_experiment(app, wanted)
 
     return process.run(look(bare_app(database)))
-
-
-async def _driver(app: Aura) -> bool:
-    """Whether a live worker can execute the workflow of experiments."""
-    workflow = app.experiments.engine.workflow
-    wanted = f"{workflow.name} {workflow.version}"
-    return any(wanted in worker.workflows for worker in await live_workers(app))
 
 
 def _traffic(mean: float | None, spread: float | None, per_day: float | None) -> Traffic | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.text import Text
@@ -17,11 +15,21 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, print_json, show, table
-from aura.delivery.flow import Flow
-from aura.delivery.learning import LearningStatus, load_learning
-from aura.delivery.worth import logged, worth
-from aura.errors import InvalidInput
-from aura.stats.means import EARLIEST, ConfidenceSequence
+from aura.delivery.learning import load_learning
+from aura.server.flows import (
+    Bounds,
+    FlowView,
+    LearningView,
+    evaluate_flow,
+    list_flows,
+    read_weights,
+    release_arm,
+    show_flow,
+    show_learning,
+    start_learning,
+    stop_learning,
+)
+from aura.stats.means import EARLIEST
 
 T = TypeVar("T")
 
@@ -41,12 +49,9 @@ def list_(database: Database = None, as_json: Json = False) -> None:
       aura flows list
     """
 
-    async def look(app: Aura) -> list[Flow]:
-        return [await app.flows.show(name) for name in await app.flows.names()]
-
-    found = _with_app(database, look)
+    found = _with_app(database, list_flows).flows
     if as_json:
-        print_json([_plain(one) for one in found])
+        print_json([asdict(one) for one in found])
         return
     if not found:
         note("No choice has been made. Make one with aura.choose in a workflow.")
@@ -71,9 +76,9 @@ def show_(name: Name, database: Database = None, as_json: Json = False) -> None:
     Example:
       aura flows show strategy
     """
-    found = _with_app(database, lambda app: app.flows.show(name))
+    found = _with_app(database, lambda app: show_flow(app, name))
     if as_json:
-        print_json(_plain(found))
+        print_json(asdict(found))
         return
     rows = (
         (
@@ -113,12 +118,8 @@ def evaluate(
       aura flows evaluate strategy --policy deep
       aura flows evaluate strategy --policy fast=0.2,deep=0.8
     """
-    weights = _weights(policy)
-
-    async def look(app: Aura) -> Any:
-        return worth(logged(await app.flows.lines(name)), weights, alpha)
-
-    found = _with_app(database, look)
+    read_weights(policy)
+    found = _with_app(database, lambda app: evaluate_flow(app, name, policy, alpha))
     if as_json:
         print_json(asdict(found))
         return
@@ -147,7 +148,8 @@ def release(
     Example:
       aura flows release strategy deep --by ada
     """
-    _with_app(database, lambda app: app.flows.release(name, arm, by=by))
+    who = by or process.user()
+    _with_app(database, lambda app: release_arm(app, name, arm, by=who))
     if as_json:
         print_json({"name": name, "arm": arm, "released": True})
     else:
@@ -167,7 +169,12 @@ def start(
       aura flows start learning.yaml
     """
     plan = load_learning(file)
-    _tell(_with_app(database, lambda app: app.learning.start(plan)), as_json)
+
+    async def begin(app: Aura) -> LearningView:
+        await start_learning(app, plan)
+        return await show_learning(app, plan.name)
+
+    _tell(_with_app(database, begin), as_json)
 
 
 @flows.command()
@@ -186,7 +193,8 @@ def stop(
       aura flows stop model-route --reason "the small model is retired"
       aura flows stop model-route --keep
     """
-    _with_app(database, lambda app: app.learning.stop(name, keep=keep, by=by, reason=reason))
+    who = by or process.user()
+    _with_app(database, lambda app: stop_learning(app, name, by=who, reason=reason, keep=keep))
     if as_json:
         print_json({"name": name, "stopping": True, "keep": keep})
     else:
@@ -201,32 +209,27 @@ def status(name: Name, database: Database = None, as_json: Json = False) -> None
     Example:
       aura flows status model-route
     """
-    _tell(_with_app(database, lambda app: app.learning.status(name)), as_json)
+    _tell(_with_app(database, lambda app: show_learning(app, name)), as_json)
 
 
-def _tell(found: LearningStatus, as_json: bool) -> None:
+def _tell(found: LearningView, as_json: bool) -> None:
     if as_json:
-        print_json({one: getattr(found, one) for one in LearningStatus.__dataclass_fields__})
+        print_json(asdict(found))
         return
-    arms = found.ledger["arms"]
     rows = (
         (
-            Text(clean(arm)),
-            f"{share:.1%}",
-            f"{arms.get(arm, {}).get('rewarded', 0):,}",
-            f"{_mean(arms.get(arm, {})):.3f}",
-            Text(clean(str(arms.get(arm, {}).get("tripped", "")))),
+            Text(clean(name)),
+            f"{arm.share:.1%}",
+            f"{arm.rewarded:,}",
+            f"{arm.mean:.3f}",
+            Text(clean(arm.tripped)),
         )
-        for arm, share in sorted(found.weights.items(), key=lambda one: -one[1])
+        for name, arm in sorted(found.arms.items(), key=lambda one: -one[1].share)
     )
     show(table(("=ARM", ">SHARE", ">REWARDS", ">MEAN", "TRIPPED"), rows))
     last = found.history[-1]
     note(f"{found.name} is {found.state}, split {found.split} at epoch {found.epoch}. ")
-    note(f"Last: {clean(str(last['what']))}, {clean(str(last['reason']))}")
-
-
-def _mean(arm: dict[str, Any]) -> float:
-    return arm["total"] / arm["rewarded"] if arm.get("rewarded") else 0.0
+    note(f"Last: {clean(last.what)}, {clean(last.reason)}")
 
 
 def _with_app(database: str | None, act: Callable[[Aura], Awaitable[T]]) -> T:
@@ -237,50 +240,20 @@ def _with_app(database: str | None, act: Callable[[Aura], Awaitable[T]]) -> T:
     return process.run(inside(bare_app(database)))
 
 
-def _ordered(flow: Flow) -> list[tuple[str, float]]:
-    return sorted(flow.probabilities.items(), key=lambda one: -one[1])
+def _ordered(flow: FlowView) -> list[tuple[str, float]]:
+    shares = ((name, arm.probability) for name, arm in flow.arms.items())
+    return sorted(shares, key=lambda one: -one[1])
 
 
-def _bound(value: float) -> str:
-    return f"{value:.4f}" if math.isfinite(value) else "–"
+def _bound(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
-def _said(found: ConfidenceSequence, logged: float) -> str:
+def _said(found: Bounds, logged: float) -> str:
     if found.n < EARLIEST:
         return f"Intervals need {EARLIEST} choices with a reward."
-    if found.low > logged:
+    if found.low is not None and found.low > logged:
         return "It is better than what was done."
-    if found.high < logged:
+    if found.high is not None and found.high < logged:
         return "It is worse than what was done."
     return "That does not tell it from what was done."
-
-
-def _weights(text: str) -> dict[str, float]:
-    """Raises InvalidInput."""
-    if "=" not in text:
-        return {text: 1.0}
-    try:
-        return {
-            arm.strip(): float(share)
-            for arm, share in (one.split("=", 1) for one in text.split(","))
-        }
-    except ValueError:
-        raise InvalidInput(
-            f"--policy is {text!r}", hint='Write "fast=0.2,deep=0.8", or the name of one arm'
-        ) from None
-
-
-def _plain(flow: Flow) -> dict[str, Any]:
-    arms = {
-        name: {
-            "probability": flow.probabilities.get(name, 0.0), "choices": arm.choices,
-            "rewarded": arm.rewarded, "mean": arm.mean, "overdue": arm.overdue,
-            "good": arm.good, "failed": arm.failed, "tripped": arm.tripped,
-        }
-        for name, arm in flow.arms.items()
-    }  # fmt: skip
-    policy = None if flow.policy is None else json.loads(json.dumps(asdict(flow.policy)))
-    return {
-        "name": flow.name, "arms": arms, "pending": flow.pending, "ignored": flow.ignored,
-        "policy": policy,
-    }  # fmt: skip

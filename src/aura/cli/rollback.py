@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,9 +17,10 @@ from aura.cli.options import Database, Json, taking
 from aura.cli.output import clean, note, one_line, print_json, show, table
 from aura.cli.rollout import rollout_name
 from aura.delivery.channels import Channel, load_channels
-from aura.delivery.emergency import Done, Record
-from aura.delivery.split import Split
+from aura.delivery.emergency import Done
 from aura.errors import RolloutError
+from aura.server import emergencies
+from aura.server.emergencies import ForcedList, ForcedView
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +104,23 @@ def _check(given: Options) -> None:
         raise RolloutError("--restore alone does nothing", hint="Add --release")
 
 
-async def _do(app: Aura, given: Options, channels: tuple[Channel, ...]) -> list[Done]:
-    names = None if given.everything else [rollout_name(name) for name in given.names or ()]
+async def _do(app: Aura, given: Options, channels: tuple[Channel, ...]) -> Sequence[Done]:
+    names = tuple(rollout_name(name) for name in given.names or ())
+    which = emergencies.Which(names, given.everything)
     by = given.by or process.user()
     async with opened(app):
-        desk = app.rollouts.emergencies
         if given.release:
-            return await desk.release(
-                names, restore=given.restore, reason=given.reason, by=by, channels=channels
+            done = await emergencies.release(
+                app, which, restore=given.restore, reason=given.reason, by=by, channels=channels
             )
-        return await desk.force(names, reason=given.reason, by=by, channels=channels)
+        else:
+            done = await emergencies.force(
+                app, which, reason=given.reason, by=by, channels=channels
+            )
+        return done.splits
 
 
-def _tell(done: list[Done], given: Options) -> None:
+def _tell(done: Sequence[Done], given: Options) -> None:
     if not done:
         note("Nothing is rolled back." if given.release else "There is no split to roll back.")
     what = "released" if given.release else "rolled back"
@@ -127,38 +133,28 @@ def _tell(done: list[Done], given: Options) -> None:
             note(f"{one.split}: left as it is: {one.note}")
 
 
-async def _forced(app: Aura) -> list[tuple[Split, Record | None]]:
+async def _forced(app: Aura) -> ForcedList:
     async with opened(app):
-        return await app.rollouts.emergencies.forced()
+        return await emergencies.forced(app)
 
 
-def _show_forced(found: list[tuple[Split, Record | None]], as_json: bool) -> None:
+def _show_forced(found: ForcedList, as_json: bool) -> None:
     if as_json:
-        print_json({"splits": [_plain(split, record) for split, record in found]})
-    elif not found:
+        print_json(asdict(found))
+    elif not found.splits:
         note("Nothing is rolled back.")
     else:
         columns = ("=SPLIT", "SERVES", "SINCE", "BY", "REASON")
-        show(table(columns, (_row(split, record) for split, record in found)))
+        show(table(columns, map(_row, found.splits)))
 
 
-def _plain(split: Split, record: Record | None) -> dict[str, Any]:
-    return {
-        "split": split.name,
-        "baseline": split.baseline,
-        "epoch": split.epoch,
-        "reason": split.forced,
-        "history": [asdict(one) for one in record.history] if record else [],
-    }
-
-
-def _row(split: Split, record: Record | None) -> tuple[str, ...]:
-    last = record.history[-1] if record else None
+def _row(one: ForcedView) -> tuple[str, ...]:
+    last = one.history[-1] if one.history else None
     since = datetime.fromtimestamp(last.at, UTC).isoformat(timespec="seconds") if last else ""
     return (
-        clean(split.name),
-        clean(split.baseline),
+        clean(one.split),
+        clean(one.baseline),
         since,
         clean(last.by) if last else "",
-        str(one_line(split.forced, 80)),
+        str(one_line(one.reason, 80)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
-from aura.cli.options import Database, Json
+from aura.cli.options import Database, Json, taking
 from aura.cli.output import (
     clean,
     console,
@@ -30,14 +30,23 @@ from aura.cli.output import (
     styled,
     table,
 )
-from aura.delivery.admission import judge
-from aura.delivery.arms import version_of
 from aura.delivery.decide import Order
-from aura.delivery.plan import Pair, Plan, load_plan
+from aura.delivery.plan import load_plan
 from aura.delivery.status import ArmStatus, PairStatus, RolloutStatus
-from aura.delivery.versions import reference
-from aura.errors import ConfigError, RolloutError
-from aura.server.operations import live_workers
+from aura.errors import ConfigError
+from aura.server.drivers import NOBODY
+from aura.server.rollouts import (
+    Begin,
+    Checked,
+    OrderView,
+    approve_rollout,
+    check_rollout,
+    list_rollouts,
+    order_rollout,
+    require_targets,
+    show_rollout,
+    start_rollout,
+)
 
 rollout = typer.Typer(help="Move traffic to a candidate, stage by stage.", no_args_is_help=True)
 
@@ -55,28 +64,36 @@ By = Annotated[
 ]
 
 
-@rollout.command()
-def start(
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What `aura rollout start` is given."""
+
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="The plan (YAML).", show_default=False)
-    ],
+    ]
     again: Annotated[
         bool, typer.Option("--again", help="Begin anew though it has completed before.")
-    ] = False,
+    ] = False
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Begin though its baseline is not what serves now."),
-    ] = False,
+    ] = False
     incompatible: Annotated[
         str,
         typer.Option(
             metavar="REASON", help="Begin though its versions do not fit; why.", show_default=False
         ),
-    ] = "",
-    watch: Watch = False,
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
+    ] = ""
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would begin.")] = False
+    by: By = ""
+    watch: Watch = False
+    database: Database = None
+    as_json: Json = False
+
+
+@rollout.command()
+@taking(StartOptions)
+def start(given: StartOptions) -> None:
     """Begin a rollout; workers drive it until its plan has ended.
 
     One whose baseline is not what serves now is refused: it would move
@@ -86,31 +103,47 @@ def start(
     \b
     Examples:
       aura rollout start aura.yaml
+      aura rollout start release-2.1.0.yaml --dry-run
       aura rollout start release-2.1.0.yaml --watch
     """
-    plan = load_plan(file)
-    _require_targets(file, plan, ranges=False)
+    from aura.gateway import load_gateway
+
+    plan, gateway = load_plan(given.file), load_gateway(given.file)
+    wanted = Begin(
+        plan, given.again, given.replace, given.incompatible, gateway, source=str(given.file)
+    )
+    require_targets(gateway, plan, str(given.file), ranges=False)
+
+    async def check(app: Aura) -> Checked:
+        async with opened(app):
+            return await check_rollout(app, wanted)
 
     async def begin(app: Aura) -> RolloutStatus:
         async with opened(app):
-            found = await judge(app.catalog, plan)
-            _require_targets(file, found.plan)
-            for sentence in found.unknown:
-                note(f"The catalog cannot tell {sentence}")
-            if not await _driver(app):
-                note(
-                    "No live worker is there to drive the rollout. Start one with: "
-                    "aura worker MODULE:APP, or aura serve MODULE:APP"
-                )
-            for pair in () if again or replace else found.plan.pairs:
-                if not await app.rollouts.serving(pair.split):
-                    _require_baseline(file, pair)
-            status = await app.rollouts.start(
-                plan, again=again, replace=replace, incompatible=incompatible
-            )
-            return await _watch(app, plan.name, as_json) if watch else status
+            for sentence in (await check_rollout(app, wanted)).notes:
+                note(sentence)
+            status = await start_rollout(app, wanted, by=given.by or process.user())
+            return await _watch(app, plan.name, given.as_json) if given.watch else status
 
-    _tell(process.run(begin(bare_app(database))), as_json, watched=watch)
+    app = bare_app(given.database)
+    if given.dry_run:
+        _tell_checked(process.run(check(app)), given.as_json)
+    else:
+        _tell(process.run(begin(app)), given.as_json, watched=given.watch)
+
+
+def _tell_checked(found: Checked, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(found))
+        return
+    for pair in found.plan.pairs:
+        show(
+            Text(clean(f"{found.plan.name}: {pair.split} from {pair.baseline} to {pair.candidate}"))
+        )
+    show(Text(clean("stages: " + ", ".join(one.name for one in found.plan.stages))))
+    for sentence in found.notes:
+        note(sentence)
+    note("Nothing was started: this was a dry run.")
 
 
 @rollout.command()
@@ -144,7 +177,7 @@ def status(
         async with opened(app):
             if watch:
                 return await _watch(app, wanted, as_json)
-            return await app.rollouts.status(wanted)
+            return await show_rollout(app, wanted)
 
     _tell(process.run(look(bare_app(database))), as_json, watched=watch)
 
@@ -267,51 +300,20 @@ def approve(
     """
     wanted = rollout_name(name)
 
-    async def tell(app: Aura) -> tuple[RolloutStatus, bool]:
+    async def tell(app: Aura) -> OrderView:
         async with opened(app):
             who = by or process.user()
-            status = await app.rollouts.approve(
-                wanted, stage=stage, by=who, reason=reason, ok=not refuse
+            return await approve_rollout(
+                app, wanted, by=who, reason=reason, stage=stage, ok=not refuse
             )
-            return status, await _driver(app)
 
-    status, driven = process.run(tell(bare_app(database)))
-    what = "refused" if refuse else "approved"
+    found = process.run(tell(bare_app(database)))
     if as_json:
-        print_json({"approval": what, "rollout": status.plain()})
+        print_json({"approval": found.order, "rollout": found.rollout.plain()})
     else:
-        note(f"Stage {status.stage} of {wanted} is {what}. See: aura rollout status {wanted}")
-    _note_driver(driven)
-
-
-def _require_targets(file: Path, plan: Plan, *, ranges: bool = True) -> None:
-    """When the plan's file has a gateway too, it must be able to send requests to both arms;
-    without `ranges`, to those that need not be looked up in the catalog."""
-    from aura.gateway import load_gateway, missing_targets
-
-    config = load_gateway(file)
-    missing = missing_targets(config, plan) if config is not None else []
-    missing = [one for one in missing if ranges or version_of(one) or not reference(one)]
-    if missing and config is not None:
-        raise ConfigError(
-            f"{file}: the plan names {' and '.join(missing)}, for which the gateway has no target",
-            hint=f"Its targets: {', '.join(config.targets)}",
-        )
-
-
-def _require_baseline(file: Path, pair: Pair) -> None:
-    """When the plan's file has a gateway too and nothing has moved the split yet, what the gateway
-    serves is the plan's baseline."""
-    from aura.gateway import load_gateway
-
-    config = load_gateway(file)
-    for route in config.routes if config is not None else ():
-        if route.split == pair.split and route.baseline != pair.baseline:
-            raise RolloutError(
-                f"{file}: {route.path} serves {route.baseline} now, the plan's baseline is "
-                f"{pair.baseline}: it would move everybody there at once",
-                hint=f"Write `baseline: {route.baseline}`, or say that you mean it with --replace",
-            )
+        stage = found.rollout.stage
+        note(f"Stage {stage} of {wanted} is {found.order}. See: aura rollout status {wanted}")
+    _note_driver(found.driven)
 
 
 def rollout_name(given: str) -> str:
@@ -341,40 +343,29 @@ class Wish:
 def _order(name: str, order: Order, wish: Wish, database: str | None, as_json: bool) -> None:
     wanted = rollout_name(name)
 
-    async def give(app: Aura) -> tuple[RolloutStatus, bool]:
+    async def give(app: Aura) -> OrderView:
         async with opened(app):
             by = wish.by or process.user()
-            status = await app.rollouts.order(
-                wanted, order, reason=wish.reason, by=by, to=wish.stage
+            return await order_rollout(
+                app, wanted, order, by=by, reason=wish.reason, stage=wish.stage
             )
-            return status, await _driver(app)
 
-    status, driven = process.run(give(bare_app(database)))
+    found = process.run(give(bare_app(database)))
     if as_json:
-        print_json({"order": order, "rollout": status.plain()})
+        print_json({"order": order, "rollout": found.rollout.plain()})
     else:
         note(f"Rollout {wanted} is told to {order}. See: aura rollout status {wanted}")
-    _note_driver(driven)
+    _note_driver(found.driven)
 
 
 def _note_driver(driven: bool) -> None:
     if not driven:
-        note(
-            "That is recorded, but no live worker is there to carry it out. Start one with: "
-            "aura worker MODULE:APP, or aura serve MODULE:APP"
-        )
-
-
-async def _driver(app: Aura) -> bool:
-    """Whether a live worker can execute the workflow of rollouts."""
-    workflow = app.rollouts.engine.workflow
-    wanted = f"{workflow.name} {workflow.version}"
-    return any(wanted in worker.workflows for worker in await live_workers(app))
+        note(f"That is recorded, but no live worker is there to carry it out. {NOBODY}")
 
 
 async def _all(app: Aura) -> list[RolloutStatus]:
     async with opened(app):
-        return await app.rollouts.all()
+        return list((await list_rollouts(app)).rollouts)
 
 
 async def _watch(app: Aura, name: str, as_json: bool) -> RolloutStatus:
@@ -382,7 +373,7 @@ async def _watch(app: Aura, name: str, as_json: bool) -> RolloutStatus:
     last: RolloutStatus | None = None
     with process.stoppable() as stop, _screen(as_json) as update:
         while True:
-            status = await app.rollouts.status(name)
+            status = await show_rollout(app, name)
             if status != last:
                 update(status)
                 last = status

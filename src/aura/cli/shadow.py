@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,16 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, one_line, print_json, show, table
 from aura.cli.shadow_page import page
-from aura.delivery.shadow import ShadowReport, Thresholds, shown
-from aura.errors import ConfigError, RolloutError
+from aura.delivery.shadow import Thresholds
+from aura.errors import ConfigError
+from aura.server.shadows import (
+    ClearedView,
+    ReportList,
+    ShadowList,
+    clear_shadows,
+    list_shadows,
+    show_shadows,
+)
 
 shadow = typer.Typer(help="What copies of requests have shown.", no_args_is_help=True)
 
@@ -53,13 +62,11 @@ def report(
     """
     limits = Thresholds(relative, absolute)
 
-    async def look(app: Aura) -> list[ShadowReport]:
+    async def look(app: Aura) -> ReportList:
         async with opened(app):
-            split = await _split_of(app, name)
-            return await app.rollouts.shadows.reports(split)
+            return await show_shadows(app, name, limits)
 
-    found = [one for one in process.run(look(bare_app(database))) if not one.empty]
-    views = [shown(one, limits) for one in found]
+    views = [asdict(one) for one in process.run(look(bare_app(database))).reports]
     if html is not None:
         try:
             html.write_text(page(name, views))
@@ -85,11 +92,11 @@ def list_(database: Database = None, as_json: Json = False) -> None:
       aura shadow list
     """
 
-    async def look(app: Aura) -> list[str]:
+    async def look(app: Aura) -> ShadowList:
         async with opened(app):
-            return await app.rollouts.shadows.splits()
+            return await list_shadows(app)
 
-    found = process.run(look(bare_app(database)))
+    found = process.run(look(bare_app(database))).splits
     if as_json:
         print_json(found)
         return
@@ -108,29 +115,15 @@ def clear(name: Name, database: Database = None, as_json: Json = False) -> None:
       aura shadow clear research
     """
 
-    async def order(app: Aura) -> int:
+    async def order(app: Aura) -> ClearedView:
         async with opened(app):
-            return await app.rollouts.shadows.clear(await _split_of(app, name))
+            return await clear_shadows(app, name)
 
-    count = process.run(order(bare_app(database)))
+    count = process.run(order(bare_app(database))).cleared
     if as_json:
         print_json({"cleared": count})
         return
     note(f"{count} reports of {name} begin anew.")
-
-
-async def _split_of(app: Aura, name: str) -> str:
-    """The split of that name, or of the rollout of that name. Raises RolloutError."""
-    known = await app.rollouts.shadows.splits()
-    if name in known or await app.store.document("split", name) is not None:
-        return name
-    try:
-        return (await app.rollouts.status(name)).split
-    except RolloutError as error:
-        raise RolloutError(
-            f"there is neither a split nor a rollout {name}",
-            hint=f"With reports: {', '.join(known) or 'none'}",
-        ) from error
 
 
 def _show(one: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aura.app import Aura
 from aura.delivery.decommission import Decommission
@@ -12,10 +12,12 @@ from aura.delivery.retirement import Done, Endpoint, Policy, Retirement, State
 from aura.delivery.retiring import parse_decommission
 from aura.delivery.split import Split
 from aura.errors import DecommissionError, PlanError, UnknownDecommission
-from aura.gateway import GatewayConfig
 from aura.server.drivers import is_driven
 from aura.server.given import read_given
 from aura.server.operations import storable
+
+if TYPE_CHECKING:
+    from aura.gateway import GatewayConfig
 
 HERE_ONLY = ("backup", "alerts")
 """Settings that name folders, commands and addresses: they come from files, not from requests."""

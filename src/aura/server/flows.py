@@ -141,12 +141,6 @@ async def evaluate_flow(app: Aura, name: str, policy: str, alpha: float = 0.05) 
     )
 
 
-async def reward_flow(app: Aura, name: str, run: str, value: float) -> None:
-    """Tell what a run's choices of that name were worth, 0 to 1. Raises UnknownFlow, FlowError."""
-    await app.flows.show(_known(name))
-    await app.flows.reward(name, run, value)
-
-
 async def release_arm(app: Aura, name: str, arm: str, *, by: str) -> FlowView:
     """Let a tripped arm be taken again. Raises UnknownFlow, FlowError."""
     await app.flows.release(_known(name), arm, by=by)

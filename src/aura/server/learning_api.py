@@ -95,14 +95,6 @@ class UnitRewardBody(Body):
     id: Text = ""
 
 
-class RunRewardBody(Body):
-    """What a run's choices of that name were worth, 0 to 1."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"run": "doc-17", "value": 0.8}]})
-    run: Annotated[str, Field(min_length=1, max_length=500)]
-    value: Annotated[float, Field(ge=0, le=1)]
-
-
 class ArmBody(Body):
     """An arm that may be taken again."""
 
@@ -248,15 +240,6 @@ def _flows(router: APIRouter, app: Aura) -> None:
     ) -> WorthView:
         """What a policy would have earned per choice, from the log: weights by arm, or one arm."""
         return await flows.evaluate_flow(app, name, policy, alpha)
-
-    @router.post(
-        "/flows/{name:segment}/rewards", name="flows reward", responses=CHANGES,
-        openapi_extra=needs("operator", names=("run",)),
-    )  # fmt: skip
-    async def reward(name: Name, body: RunRewardBody) -> dict[str, str]:
-        """Tell what a run's choices of that name were worth."""
-        await flows.reward_flow(app, name, body.run, body.value)
-        return {"flow": name, "run": body.run}
 
     @router.post(
         "/flows/{name:segment}/release", name="flows release", responses=CHANGES,

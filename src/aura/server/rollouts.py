@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aura.app import Aura
 from aura.delivery import curves
@@ -15,10 +15,12 @@ from aura.delivery.plan import Pair, Plan, parse_plan
 from aura.delivery.status import Event, RolloutStatus
 from aura.delivery.versions import reference
 from aura.errors import ConfigError, PlanError, RolloutError, UnknownRollout
-from aura.gateway import GatewayConfig, missing_targets
 from aura.server.drivers import NOBODY, is_driven
 from aura.server.given import read_given
 from aura.server.operations import storable
+
+if TYPE_CHECKING:
+    from aura.gateway import GatewayConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,8 @@ def require_targets(
 ) -> None:
     """A gateway must be able to send requests to all arms; without `ranges`, to those that need not
     be looked up in the catalog. Raises ConfigError."""
+    from aura.gateway import missing_targets
+
     missing = missing_targets(gateway, plan) if gateway is not None else []
     missing = [one for one in missing if ranges or version_of(one) or not reference(one)]
     if missing and gateway is not None:

@@ -40,6 +40,7 @@ from aura.server.changes import close_changes
 from aura.server.gateways import about_gateway
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
+from aura.server.patience import patient
 from aura.server.runs_api import READS
 from aura.store.base import RunFilter
 
@@ -214,6 +215,7 @@ class Serving:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        send = patient(send) if scope["type"] == "http" else send
         with carried_in(header_of(scope, b"traceparent")):
             await self._answer(scope, receive, send)
 
