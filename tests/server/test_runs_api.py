@@ -232,6 +232,7 @@ async def test_answers_carry_headers_that_keep_browsers_calm(http: httpx.AsyncCl
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
+        assert headers["content-security-policy"] == "frame-ancestors 'none'"
         assert headers["referrer-policy"] == "no-referrer"
 
 

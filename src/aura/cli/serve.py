@@ -18,6 +18,7 @@ from aura.cli.loading import load_app, opened
 from aura.cli.options import AppDatabase, AppName, Json, MetricsPort
 from aura.cli.output import print_json_line
 from aura.cli.ports import bound, metrics_socket, serve_metrics, url_of
+from aura.cli.tls import Tls, tls_of
 from aura.cli.worker import described
 from aura.errors import ConfigError
 
@@ -49,6 +50,13 @@ def serve(
         bool, typer.Option("--no-worker", help="Start runs, but let other processes execute them.")
     ] = False,
     metrics_port: MetricsPort = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Speak TLS with this certificate; SIGHUP reads it anew."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The key to it, without a passphrase.")
+    ] = None,
     database: AppDatabase = None,
     as_json: Json = False,
 ) -> None:
@@ -62,16 +70,18 @@ def serve(
     Examples:
       aura serve research:app
       aura serve research:app --gateway aura.yaml --port 9000
+      aura serve research:app --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
     """
     from aura.server.serving import build
 
     app = load_app(target, database)
     config = read_gateway(gateway) if gateway is not None else None
+    tls = tls_of(tls_cert, tls_key)
     process.log_to_stderr()
-    process.run(_guarded(app, host))
+    process.run(_guarded(app, host, tls))
     serving = build(app, config, worker=not no_worker, dashboard=_has_dashboard())
     with bound(host, port) as listener, metrics_socket(metrics_port) as apart:
-        process.run(_serve(serving, listener, apart, as_json))
+        process.run(_serve(serving, listener, tls, apart, as_json))
 
 
 def _has_dashboard() -> bool:
@@ -83,7 +93,7 @@ def _has_dashboard() -> bool:
     return ui.installed()
 
 
-async def _guarded(app: Aura, host: str) -> None:
+async def _guarded(app: Aura, host: str, tls: Tls | None) -> None:
     """Raises ConfigError when others could reach the API and nothing would hold them back."""
     from aura.server.hosts import is_loopback_name
     from aura.server.tokens import require_token
@@ -92,7 +102,8 @@ async def _guarded(app: Aura, host: str) -> None:
         return
     async with opened(app):
         await require_token(app, host)
-    log.warning("%s is reached over plain HTTP: let a proxy with TLS stand before it", host)
+    if tls is None:
+        log.warning("%s is reached over plain HTTP: let a proxy with TLS stand before it", host)
 
 
 def read_gateway(path: Path) -> GatewayConfig:
@@ -106,14 +117,20 @@ def read_gateway(path: Path) -> GatewayConfig:
 
 
 async def _serve(
-    serving: Serving, listener: socket.socket, apart: socket.socket | None, as_json: bool
+    serving: Serving,
+    listener: socket.socket,
+    tls: Tls | None,
+    apart: socket.socket | None,
+    as_json: bool,
 ) -> None:
     url = url_of(listener)
-    with process.stoppable() as stop:
+    if tls is not None:
+        url = url.replace("http:", "https:", 1)
+    with process.stoppable() as stop, tls.reloaded() if tls else contextlib.nullcontext():
         async with serving, serve_metrics(serving.metrics, apart) as metrics:
             log.info("serving %s: %s", url, described(serving.app))
             ready: dict[str, Any] = {"event": "ready", "pid": os.getpid(), "url": url, **metrics}
-            await _until(stop, serving, listener, ready if as_json else {})
+            await _until(stop, serving, listener, tls, ready if as_json else {})
             log.info("stopping: handing back what is under way")
         log.info("stopped")
         if as_json:
@@ -121,7 +138,11 @@ async def _serve(
 
 
 async def _until(
-    stop: process.Stop, serving: Serving, listener: socket.socket, announced: dict[str, Any]
+    stop: process.Stop,
+    serving: Serving,
+    listener: socket.socket,
+    tls: Tls | None,
+    announced: dict[str, Any],
 ) -> None:
     """Serve until told to stop, then let requests finish. Raises what the server raises."""
     import uvicorn
@@ -146,6 +167,9 @@ async def _until(
         config.ws, config.ws_max_size = "auto", MOST_SAID
     config.lifespan = "off"  # it is open already: what hinders that is told as an error of its own
     config.timeout_graceful_shutdown = round(DRAIN)
+    if tls is not None:
+        config.load()
+        config.ssl = tls.context
     server = Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

@@ -20,6 +20,7 @@ HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
+    "content-security-policy": "frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
 }
 """Answers are for who asked, now; browsers neither guess at them nor show them in frames."""

@@ -1,0 +1,92 @@
+"""TLS of `aura serve`: a certificate and its key from files, read again on SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aura.errors import ConfigError
+
+log = logging.getLogger("aura.cli")
+
+
+@dataclass(slots=True)
+class Tls:
+    """A certificate with its chain, and the key to it, both PEM. Raises ConfigError when they
+    cannot be read or do not belong together."""
+
+    cert: Path
+    key: Path
+    context: ssl.SSLContext = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.context = _loaded(self.cert, self.key)
+
+    def reload(self) -> None:
+        """Use the files as they are now for connections from now on. Files that cannot be used are
+        said, and change nothing."""
+        try:
+            _loaded(self.cert, self.key)  # what fails must fail on another context than ours
+            self.context.load_cert_chain(self.cert, self.key)
+        except (ConfigError, OSError) as error:
+            log.error("the certificate stays as it was: %s", error)  # noqa: TRY400 (no traceback)
+        else:
+            log.info("the certificate was read again from %s", self.cert)
+
+    @contextlib.contextmanager
+    def reloaded(self) -> Iterator[None]:
+        """SIGHUP reads the files again for as long as this lasts. On the main thread's loop."""
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is None:  # Windows
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(hangup, self.reload)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(hangup)
+
+
+def tls_of(cert: Path | None, key: Path | None) -> Tls | None:
+    """From the options; None when neither is given. Raises ConfigError when one is missing."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        missing = "--tls-cert" if cert is None else "--tls-key"
+        raise ConfigError(f"{missing} is missing", hint="Give both files, certificate and key")
+    return Tls(cert, key)
+
+
+def _loaded(cert: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    for option, path in (("--tls-cert", cert), ("--tls-key", key)):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{option} {path} cannot be read: {error.strerror}",
+                hint="Give a PEM file that this user may read",
+            ) from error
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ConfigError(
+            f"{cert} and {key} cannot be used together: {reason}",
+            hint="Give a PEM certificate with its chain, and the key that belongs to it, without "
+            "a passphrase",
+        ) from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key has a passphrase")
