@@ -70,7 +70,7 @@ def test_evidence_that_is_nothing_stays_on_the_drawing() -> None:
 def test_stages_are_marked_where_they_began_and_names_do_not_overlap() -> None:
     marks = [(0.0, "shadow"), (1.0, "5 %"), (50.0, "25 %"), (500.0, "later")]
     root = parsed(charts.evidence("x", [(0.0, 1.0), (100.0, 1.0)], 20, marks))
-    assert [one.get("x1") for one in kinds(root, "mark")] == ["64.0", "69.6", "342.0"]
+    assert [one.get("x1") for one in kinds(root, "stage-mark")] == ["64.0", "69.6", "342.0"]
     assert "shadow" in texts(root)
     assert "25 %" in texts(root)
     assert "5 %" not in texts(root)

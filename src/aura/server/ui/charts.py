@@ -219,7 +219,7 @@ def _stage_marks(x: _Axis, marks: Sequence[tuple[float, str]]) -> Iterator[str]:
     for at, name in shown:
         place = x.at(at)
         yield (
-            f'<line class="mark" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" '
+            f'<line class="stage-mark" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" '
             f'y2="{HEIGHT - BOTTOM}"/>'
         )
         short = name if len(name) <= 12 else name[:11] + "…"

@@ -19,7 +19,6 @@ from aura.server.views import time_of
 ARMS = (
     Column("arm", "Arm"),
     Column("note", "Role"),
-    Column("weight", "Weight", "share"),
     Column("share", "Share now", "share"),
     Column("units", "Units", "number"),
     Column("expected", "Expected", "number"),
@@ -145,13 +144,14 @@ class View:
             self._p = Stat("p, valid at every look", "–")
             self._units = Stat("Units", "–")
             self._sample = Stat("Sample ratio", "–")
-        self._plots_box = el("div", "charts")
+        with el("div", "charts"):
+            self._plots_box = el("div", "contents")
+            with card("Arms"):
+                self._arms = Table(ARMS, label="Arms")
         self._plots: dict[tuple[str, str], Drawing] = {}
         with card("Metrics", "intervals hold at all times at once"):
             nothing = Empty("No comparison yet", "Units have no final value yet.")
             self._metrics = Table(METRICS, label="Metrics", empty=nothing)
-        with card("Arms"):
-            self._arms = Table(ARMS, label="Arms")
         with card("Guards"):
             nothing = Empty("No guards", "Add some to the experiment's file: guards: [errors]")
             self._guards = Table(GUARDS, label="Guards", empty=nothing)
@@ -185,7 +185,7 @@ class View:
             first = status.comparisons[0]
             bounds = interval(first.low, first.high)
             self._difference.show(percent(first.relative), f"{first.arm}: {bounds}")
-            self._p.show(f"{first.p:.3g}", first.verdict)
+            self._p.show(charts.number(first.p), first.verdict)
         if ratio is not None:
             expected = f"evidence {charts.number(ratio.evidence)} of {charts.number(ratio.limit)}"
             self._units.show(f"{sum(ratio.units.values()):,}", f"{len(ratio.units)} arms")
@@ -224,20 +224,20 @@ def _metric_row(number: int, one: Comparison) -> dict[str, object]:
         "interval": interval(one.low, one.high),
         "relative": percent(one.relative),
         "mean": f"{shown(one.mean)} ({shown(one.baseline_mean)})",
-        "p": f"{one.p:.3g}",
+        "p": charts.number(one.p),
         "reduction": one.reduction,
     }
 
 
 def _arm_rows(status: ExperimentStatus) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for index, (arm, weight) in enumerate(status.experiment.arms):
+    for index, (arm, _) in enumerate(status.experiment.arms):
         note = "baseline" if index == 0 else "candidate"
         note = "winner" if arm == status.winner else "dropped" if arm in status.dropped else note
         ratio = status.ratio
         rows.append(
             {
-                "id": arm, "arm": arm, "note": note, "weight": weight,
+                "id": arm, "arm": arm, "note": note,
                 "share": status.weights.get(arm, 0.0),
                 "units": ratio.units.get(arm, 0) if ratio else 0,
                 "expected": round(ratio.expected.get(arm, 0.0), 1) if ratio else None,

@@ -59,7 +59,7 @@ def _rows(visit: Visit, told: dict[str, str]) -> list[dict[str, str]]:
     keys = len(config.encryption_keys)
     told |= {
         "app": visit.app.name,
-        "encryption": f"on, {keys} keys" if keys else "off",
+        "encryption": f"on, {keys} {'key' if keys == 1 else 'keys'}" if keys else "off",
         "masked fields": ", ".join(config.masking.patterns),
     }
     told |= {
