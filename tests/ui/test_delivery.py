@@ -84,6 +84,48 @@ def width(tab: Page, arm: int) -> float:
     return float(mine["width"] / whole["width"])
 
 
+def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tabs: Tabs) -> None:
+    started(site, "replace-legacy", split="chat")
+    assert site.ended(site.start("traffic", "t-1", split="chat", count=1500))["state"] == (
+        "completed"
+    )
+    post(site, "/rollouts/replace-legacy/advance", reason="nothing speaks against it")
+    wait_for(site, "/rollouts/replace-legacy", lambda found: found["weight"] == 0.25)
+    site.ended(site.start("traffic", "t-2", split="chat", count=1500, failing=30))
+    started(site, "search-v3", split="search", baseline="search-2", candidate="search-3")
+    site.ended(site.start("traffic", "t-3", split="search", count=700, failing=40))
+    site.ended(site.start("copies", "c-1", split="chat", arm="chat-2"))
+    wait_for(site, "/shadows/chat", lambda found: bool(found.get("reports")))
+    tab = tabs.open("/rollouts/replace-legacy", height=1200)
+    expect(tab.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
+    expect(tab.get_by_role("img", name="Latencies of both arms")).to_be_visible()
+    expect(tab.locator(".latencies .hill")).to_have_count(2)
+    field = tab.locator("details", has_text="answer.price")
+    expect(field.locator(".badge")).to_have_text("differs")
+    field.locator("summary").click()
+    expect(field.locator(".example-side.candidate code").first).to_have_text("12.49")
+    noise = tab.locator("details", has_text="took_ms")
+    expect(noise.locator(".badge")).to_have_text("noise")
+    attack = tab.locator("details", has_text=ATTACK)
+    attack.locator("summary").click()
+    expect(attack.locator(".example-side.baseline code").first).to_have_text(ATTACK)
+    expect(tab.locator(".stat", has_text="Requests in this stage")).to_contain_text("1,500 in all")
+    assert "taken" not in tab.title()
+    assert fits(tab)
+    attack.locator("summary").click()
+    tab.evaluate("scrollTo(0, 0)")
+    picture(tab, "rollout", whole=True)
+    dark = tabs.open("/rollouts/replace-legacy", scheme="dark", height=900)
+    expect(dark.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
+    expect(dark.locator(".latencies .hill")).to_have_count(2)
+    picture(dark, "rollout-dark")
+    show(dark, "/rollouts")
+    expect(dark.get_by_role("link", name="replace-legacy")).to_be_visible()
+    light = tabs.open("/rollouts")
+    expect(light.get_by_role("article", name="Rollout replace-legacy")).to_be_visible()
+    picture(light, "rollouts")
+
+
 def test_a_bar_moves_with_the_traffic(site: Site, tab: Page) -> None:
     started(site, "moving")
     show(tab, "/rollouts/moving")
@@ -159,44 +201,22 @@ def test_everybody_goes_to_the_baseline_when_the_word_is_typed(site: Site, tab: 
     assert not site.api.get("/splits/burning").json()["forced"]
 
 
-def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tabs: Tabs) -> None:
-    started(site, "replace-legacy", split="chat")
-    assert site.ended(site.start("traffic", "t-1", split="chat", count=1500))["state"] == (
-        "completed"
+def test_people_approve_stages(site: Site, tab: Page) -> None:
+    stages = [{"5%": {"approval": {"needed": 1}}}, {"50%": {"approval": {"needed": 1}}}, "100%"]
+    defaults = {"min_requests": 1, "min_time": "0s", "max_time": "30d"}
+    started(
+        site, "approved", stages=stages, defaults=defaults, guards=[{"errors": {"min_sample": 1}}]
     )
-    post(site, "/rollouts/replace-legacy/advance", reason="nothing speaks against it")
-    wait_for(site, "/rollouts/replace-legacy", lambda found: found["weight"] == 0.25)
-    site.ended(site.start("traffic", "t-2", split="chat", count=1500, failing=30))
-    site.ended(site.start("copies", "c-1", split="chat", arm="chat-2"))
-    wait_for(site, "/shadows/chat", lambda found: bool(found.get("reports")))
-    tab = tabs.open("/rollouts/replace-legacy", height=1200)
-    expect(tab.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
-    expect(tab.get_by_role("img", name="Latencies of both arms")).to_be_visible()
-    expect(tab.locator(".latencies .hill")).to_have_count(2)
-    field = tab.locator("details", has_text="answer.price")
-    expect(field.locator(".badge")).to_have_text("differs")
-    field.locator("summary").click()
-    expect(field.locator(".example-side.candidate code").first).to_have_text("12.49")
-    noise = tab.locator("details", has_text="took_ms")
-    expect(noise.locator(".badge")).to_have_text("noise")
-    attack = tab.locator("details", has_text=ATTACK)
-    attack.locator("summary").click()
-    expect(attack.locator(".example-side.baseline code").first).to_have_text(ATTACK)
-    expect(tab.locator(".stat", has_text="Requests in this stage")).to_contain_text("1,500 in all")
-    assert "taken" not in tab.title()
-    assert fits(tab)
-    attack.locator("summary").click()
-    tab.evaluate("scrollTo(0, 0)")
-    picture(tab, "rollout", whole=True)
-    dark = tabs.open("/rollouts/replace-legacy", scheme="dark", height=900)
-    expect(dark.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
-    expect(dark.locator(".latencies .hill")).to_have_count(2)
-    picture(dark, "rollout-dark")
-    show(dark, "/rollouts")
-    expect(dark.get_by_role("link", name="replace-legacy")).to_be_visible()
-    light = tabs.open("/rollouts")
-    expect(light.get_by_role("article", name="Rollout replace-legacy")).to_be_visible()
-    picture(light, "rollouts")
+    site.ended(site.start("traffic", "t-4", split="approved", count=300))
+    show(tab, "/rollouts/approved")
+    tab.get_by_role("button", name="Approve 5%").click()
+    confirm(tab, "Approve", "looks good")
+    expect(part(tab, 1, "0.5")).to_be_attached()
+    site.ended(site.start("traffic", "t-5", split="approved", count=300))
+    tab.get_by_role("button", name="Refuse").click()
+    confirm(tab, "Refuse to approve", "wrong prices")
+    wait_for(site, "/rollouts/approved", lambda found: found["history"][-1]["by"] == "local")
+    expect(table(tab, "History")).to_contain_text("wrong prices")
 
 
 def test_an_experiment_is_shown_over_time(site: Site, tabs: Tabs) -> None:
@@ -217,6 +237,19 @@ def test_an_experiment_is_shown_over_time(site: Site, tabs: Tabs) -> None:
     confirm(tab, "Stop", "seen enough")
     expect(tab.locator(".hero .badge")).to_have_text("stopped")
     expect(table(tab, "History")).to_contain_text("seen enough")
+
+
+def test_what_a_split_learns_is_shown_and_stopped(site: Site, tab: Page) -> None:
+    post(
+        site, "/learning", learning={"name": "route", "split": "models", "arms": ["small", "large"]}
+    )
+    show(tab, "/experiments")
+    learner = tab.get_by_role("group", name="route")
+    expect(learner.get_by_role("img", name="route: small 50 %, large 50 %")).to_be_visible()
+    learner.get_by_role("button", name="Stop").click()
+    confirm(tab, "Stop", "learnt enough")
+    expect(learner.locator(".badge")).to_have_text("stopped")
+    expect(learner.get_by_role("img", name="route: small 100 %, large 0 %")).to_be_visible()
 
 
 def test_the_catalog_says_what_may_take_whose_place(site: Site, tab: Page) -> None:
@@ -249,4 +282,3 @@ def test_pages_fit_a_small_screen(site: Site, tabs: Tabs) -> None:
     dark = tabs.open("/rollouts/narrow", scheme="dark", width=400, height=800)
     expect(part(dark, 1, "0.05")).to_be_attached()
     assert fits(dark)
-    picture(dark, "rollout-narrow-dark")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.kit import Site, fits, picture, show
+from tests.ui.kit import Site, fits, show
 
 TARGET = "tests.ui.empty_program:app"
 SAID = {
@@ -28,8 +28,6 @@ def test_empty_pages_say_what_to_type_next(site: Site, tab: Page) -> None:
         expect(tab.get_by_text(title)).to_be_visible()
         expect(tab.get_by_text(command).first).to_be_visible()
         assert fits(tab), path
-    show(tab, "/rollouts")
-    picture(tab, "rollouts-empty")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def _row(one: AuditEntry) -> dict[str, object]:
         "what": one.what,
         "target": ", ".join(f"{name}: {value}" for name, value in one.target.items()),
         "why": one.why,
-        "outcome": f"{one.of} failed: {one.outcome}" if failed else "done or asked",
+        "outcome": f"{one.of} failed: {one.outcome}" if failed else one.outcome,
         "outcome_tone": "red" if failed else "grey",
         "via": f"{one.via} {one.address}",
     }

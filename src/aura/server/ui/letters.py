@@ -59,7 +59,7 @@ async def all_letters(visit: Visit) -> None:
     with heading("Dead letters", told or "What could not be handled, and waits for a person"):
         if told:
             link("Show all", "/dead-letters")
-    with card("Dead letters"):
+    with card("Dead letters", classes="letters"):
         with el("div", "toolbar in-card"):
             chosen = Chosen(visit)
         table = Table(COLUMNS, label="Dead letters", empty=NOTHING, choose=lambda: chosen.show())
