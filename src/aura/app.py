@@ -466,7 +466,8 @@ class Aura(Events, Desk):
         await self.queues.require(op.place)
         await settle_dependencies()
         submit = self._worker.start if self._worker else self.committer.submit
-        self.catalog.started(chosen.name, chosen.version)
+        if self._worker is None:  # else that tells of each start, also of those by runs
+            self.catalog.started(chosen.name, chosen.version)
         started = await begun(submit, op, self.watch)
         check_same(op, started.run)
         return self._handle(started.run.id, chosen)

@@ -136,6 +136,7 @@ def test_nothing_is_written_when_one_change_is_refused(aura: Aura, known: Path) 
     assert aura("apply", "catalog.yaml").code == 0
     found = aura("catalog", "diff", "research@1.0.0", "research@1.1.0", "--json").json
     assert [one["reason"] for one in found["overrides"]] == ["the adapter translates"]
+    assert all(one["by"] for one in found["overrides"])
 
 
 def test_the_same_thing_in_two_files_is_refused(aura: Aura, known: Path) -> None:

@@ -214,6 +214,21 @@ async def test_a_name_with_an_at_sign_is_a_name(database: str) -> None:
         assert (await run.record()).version == "3.0.0"
 
 
+async def test_runs_that_runs_start_are_counted_too(database: str) -> None:
+    app = app_with(database, "1.0.0")
+
+    @app.workflow(version="1.0.0")
+    async def parent() -> str:
+        child = await app.start("research@1.0.0", "a")
+        return str(await child.result())
+
+    async with app:
+        await app.catalog.deprecate("research@1.0.0", why="too slow")
+        await until(lambda: app.catalog.deprecation("research", "1.0.0") is not None)
+        assert await (await app.start(parent)).result() == "a"
+        assert app.catalog.deprecated_starts == {("research", "1.0.0"): 1}
+
+
 async def test_a_deprecated_version_warns_once_and_is_counted(
     database: str, caplog: pytest.LogCaptureFixture
 ) -> None:

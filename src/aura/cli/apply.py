@@ -57,7 +57,7 @@ def apply(
             found = changes(wanted, await hands.look(), app.clock.now(), who)
             if dry_run or refused(found):
                 return found, []
-            return found, await hands.carry_out(found)
+            return found, await hands.carry_out(found, who)
 
     found, notes = process.run(work(bare_app(database)))
     error = refused(found)

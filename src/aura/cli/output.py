@@ -14,7 +14,7 @@ import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 from rich.console import Console, RenderableType
@@ -23,7 +23,9 @@ from rich.text import Text
 
 from aura.errors import AuraError, RunFailed
 from aura.masking import redact as redact
-from aura.server.views import ErrorView, Payload
+
+if TYPE_CHECKING:
+    from aura.server.views import ErrorView, Payload
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
@@ -115,8 +117,8 @@ def print_value(value: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Table:
-    """A table without lines between rows. A column whose name begins with > is to the right, one
-    with = is never broken over lines: it is to be copied."""
+    """A table without lines between rows. A column whose name begins with > is to the right (a
+    number), one with = is to be copied; neither is ever broken over lines."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
         made.add_column(
@@ -124,7 +126,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> T
             min_width=len(name.lstrip(">=")),
             justify="right" if name.startswith(">") else "left",
             overflow="fold",
-            no_wrap=name.startswith("="),
+            no_wrap=name.startswith(("=", ">")),
         )
     for row in rows:
         made.add_row(*row)

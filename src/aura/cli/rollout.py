@@ -460,7 +460,9 @@ def _traffic(status: RolloutStatus | PairStatus) -> Table:
 
 
 def _stages(status: RolloutStatus | PairStatus) -> Table:
-    columns = (*("STAGE", "VERDICT", "ARM", ">REQUESTS", ">ERRORS", ">FALLBACKS", ">p50", ">p95"),)
+    columns = (
+        *("STAGE", "=VERDICT", "=ARM", ">REQUESTS", ">ERRORS", ">FALLBACKS", ">p50", ">p95"),
+    )
     rows: list[tuple[RenderableType, ...]] = []
     for stage in status.stages:
         name, verdict = clean(stage.name), styled(stage.verdict)
@@ -494,4 +496,4 @@ def _guards(status: RolloutStatus | PairStatus) -> Table:
         )
         for one in status.evidence
     ]
-    return table(("GUARD", "VERDICT", ">EVIDENCE", ">LIMIT", "REASON"), rows)
+    return table(("=GUARD", "=VERDICT", ">EVIDENCE", ">LIMIT", "REASON"), rows)

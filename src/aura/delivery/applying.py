@@ -40,8 +40,8 @@ class Applier:
             await self.catalog.versions(), await self.catalog.cells(), desired, rollouts, moving
         )
 
-    async def carry_out(self, found: Sequence[Change]) -> list[str]:
-        """Make the changes, the catalog's first; what should be known about it.
+    async def carry_out(self, found: Sequence[Change], by: str = "") -> list[str]:
+        """Make the changes, the catalog's first; what should be known about it. `by` says so.
 
         A process that dies on the way leaves the first of them: applying the same files again makes
         the rest. Raises ApplyRefused before the first write when one of them is refused.
@@ -56,18 +56,21 @@ class Applier:
         for change in todo:
             if change.desired is not None:
                 await self._keep(change.desired)
-        return [note for one in todo if one.action == "start" for note in await self._start(one)]
+        starts = [one for one in todo if one.action == "start"]
+        return [note for one in starts for note in await self._start(one, by)]
 
     async def _keep(self, desired: Desired) -> None:
         await self.writer.submit(PutDocument(PLANS, desired.plan.name, desired.to_json()))
 
-    async def _start(self, change: Change) -> Iterable[str]:
+    async def _start(self, change: Change, by: str) -> Iterable[str]:
         desired = change.desired
         if desired is None:
             return ()
         notes: tuple[str, ...] = ()
         try:
-            status = await self.rollouts.start(desired.pinned, incompatible=desired.incompatible)
+            status = await self.rollouts.start(
+                desired.pinned, incompatible=desired.incompatible, by=by
+            )
         except RolloutError as error:
             known = {status.name: status for status in await self.rollouts.all()}
             begun = known.get(desired.plan.name)

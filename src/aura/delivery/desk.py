@@ -61,6 +61,7 @@ class Desk:
         self.catalog = Catalog(registry)
         self.flows = Flows()
         registry.lent[Flows] = self.flows
+        registry.starting = self.catalog.started
         self.learning = Learning(rollouts)
         own = (self.experiments.engine.workflow, self.learning.workflow)
         for workflow in (*rollouts.workflows, *own):

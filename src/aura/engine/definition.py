@@ -103,10 +103,12 @@ class Resolver(Protocol):
 
 
 class Registry:
-    """The workflows of this process, and in `lent` what the code of their runs can borrow."""
+    """The workflows of this process, and in `lent` what the code of their runs can borrow.
+    `starting` is told workflow and version of each run that a worker of the process starts."""
 
     def __init__(self) -> None:
         self.lent: dict[type, object] = {}
+        self.starting: Callable[[str, str], None] | None = None
         self._workflows: dict[tuple[str, str], Workflow[..., Any]] = {}
 
     def add(self, workflow: Workflow[..., Any]) -> None:

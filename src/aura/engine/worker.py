@@ -197,6 +197,8 @@ class Worker:
 
         It is then begun when it is durable, whether or not anybody still waits for the answer.
         """
+        if self._registry.starting is not None:
+            self._registry.starting(op.workflow, op.version)
         full = len(self._executions) + self._reserved >= self._options.capacity
         away = self._stopping or not self._joined
         if away or full or op.place or not self._serves(op.workflow, op.version):
