@@ -11,6 +11,7 @@ The text is written in a thread meanwhile, one at a time, from copies of these d
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -128,6 +129,12 @@ class Durations:
             seconds = 0.0
         line.counts[bisect_left(self._limits, seconds)] += 1
         line.total += seconds
+
+    def totals(self, keep: Callable[[Key], bool]) -> list[tuple[float, int]]:
+        """For each bucket its upper bound and how many there were, of the lines to keep."""
+        kept = [line.counts for key, line in self._lines.items() if keep(key)]
+        counts = [sum(of) for of in zip(*kept, strict=True)] or [0] * (len(self._limits) + 1)
+        return list(zip((*self._limits, math.inf), counts, strict=True))
 
     def _line(self, key: Key) -> _Line:
         return self._lines.setdefault(self._bounds.line(key), _Line(len(self._limits)))

@@ -15,8 +15,8 @@ from aura.engine.replay import SUPPRESSED
 from aura.store.base import Entry
 
 CallState = Literal["done", "failed", "retrying", "waiting"]
-# Kinds of entries, and how their keys end.
-_LATER = {"woke": "/woke", "ended": "/ended", "over": "/over"}
+LATER = {"woke": "/woke", "ended": "/ended", "over": "/over"}
+"""Kinds of entries that belong to an earlier one, and how their keys end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def calls(entries: Iterable[Entry]) -> tuple[Call, ...]:
     for entry in entries:
         if entry.kind == SUPPRESSED:
             continue  # it says of a call that it was not made
-        found.setdefault(entry.key.removesuffix(_LATER.get(entry.kind, "")), []).append(entry)
-    return tuple(_call(key, tuple(of)) for key, of in found.items())
+        found.setdefault(entry.key.removesuffix(LATER.get(entry.kind, "")), []).append(entry)
+    return tuple(call_of(key, tuple(of)) for key, of in found.items())
 
 
 def lane_tree(found: Sequence[Call]) -> LaneTree:
@@ -92,7 +92,8 @@ def lane_tree(found: Sequence[Call]) -> LaneTree:
     return LaneTree("0", tuple(_items("0", list(found))))
 
 
-def _call(key: str, entries: tuple[Entry, ...]) -> Call:
+def call_of(key: str, entries: tuple[Entry, ...]) -> Call:
+    """The call of that key, which has these entries."""
     lane, _, rest = key.partition("/")
     name, _, number = rest.rpartition("#")
     return Call(lane, name or rest, int(number) if number.isdecimal() else 1, key, entries)

@@ -25,6 +25,8 @@ Build = Callable[..., Awaitable[None]]
 
 MODULES = (
     "aura.server.ui.overview",
+    "aura.server.ui.runs",
+    "aura.server.ui.run",
     "aura.server.ui.rollouts",
     "aura.server.ui.rollout",
     "aura.server.ui.experiments",

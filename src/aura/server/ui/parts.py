@@ -20,6 +20,7 @@ from nicegui.element import Element
 
 from aura.server.problems import problem_of
 from aura.server.ui.icons import ICONS
+from aura.server.views import ErrorView, Payload
 
 Tone = Literal["", "green", "blue", "red", "amber", "grey", "violet"]
 Kind = Literal["text", "code", "link", "badge", "state", "time", "seconds", "number", "share"]
@@ -232,6 +233,39 @@ class Table(Element, component="components/aura_table.js"):
         self.chosen = tuple(str(one) for one in event.args)
         if self._choose is not None:
             self._choose()
+
+
+class Value(Element, component="components/aura_payload.js"):
+    """An input or output as text. One that is not whole has a `source`, from which all of it is
+    fetched when somebody asks for it."""
+
+    def __init__(self, label: str, payload: Payload, source: str) -> None:
+        super().__init__()
+        self.props["label"] = label
+        self.props["text"] = written(payload)
+        self.props["size"] = payload.bytes
+        self.props["whole"] = payload.whole
+        self.props["source"] = "" if payload.whole or payload.encrypted else source
+
+
+def written(payload: Payload) -> str:
+    """A payload as text: JSON with line breaks, or its beginning."""
+    if not payload.whole:
+        return payload.preview
+    return json.dumps(payload.value, indent=2, ensure_ascii=False)
+
+
+def fault(error: ErrorView, title: str = "") -> El:
+    """Why something failed, with its traceback."""
+    with el("div", "fault") as made:
+        el("strong", "", f"{title}{error.type}: {error.message}")
+        if error.hint:
+            el("p", "", error.hint)
+        if error.traceback:
+            with el("details"):
+                el("summary", "", "Traceback")
+                code(error.traceback)
+    return made
 
 
 def _plain(value: Any) -> Any:

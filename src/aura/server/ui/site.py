@@ -19,10 +19,12 @@ from aura.gateway.problems import Problem
 from aura.server.access import Caller, Door, Needs, admit
 from aura.server.metrics import Metrics
 from aura.server.problems import Refused, problem_of
+from aura.server.trends import Trends
 from aura.server.ui import shell
 from aura.server.ui.front import Front, Opened
 from aura.server.ui.pages import MODULES, PAGES, Page
 from aura.server.ui.parts import problem
+from aura.server.ui.raw import serve_raw
 from aura.server.ui.visit import Looks, Visit
 
 log = logging.getLogger("aura.server")
@@ -46,7 +48,7 @@ class Dashboard:
 
     def __init__(self, app: Aura, door: Door, metrics: Metrics) -> None:
         self._app = app
-        self._metrics = metrics
+        self._trends = Trends(app, metrics)
         self._looks = Looks(app.clock.monotonic)
         self._host = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
         self._front = Front(self._host, door)
@@ -55,6 +57,7 @@ class Dashboard:
             import_module(name)
         for one in PAGES.values():
             self._serve(one)
+        serve_raw(app)
         pages_app.add_static_files("/_aura", STATIC, max_cache_age=0)
         pages_app.config.socket_io_js_transports = ["websocket"]
         ui.add_head_html(HEAD, shared=True)
@@ -67,6 +70,8 @@ class Dashboard:
     async def open(self) -> None:
         """Begin to serve."""
         await self._ends.enter_async_context(self._host.router.lifespan_context(self._host))
+        self._trends.open()
+        self._ends.push_async_callback(self._trends.close)
 
     async def close(self) -> None:
         """Stop serving."""
@@ -87,7 +92,7 @@ class Dashboard:
         caller: Caller = request.scope["aura.caller"]
         session: Opened = request.scope["aura.session"]
         with shell.frame(one, caller, self._app.name, logged_in=bool(session.key)) as said:
-            visit = Visit(self._app, self._metrics, caller, request, session, self._looks, said)
+            visit = Visit(self._app, self._trends, caller, request, session, self._looks, said)
             ui.timer(WATCH, visit.watch, immediate=False)
             try:
                 await admit(self._app, caller, one.needs, "this page", given.get("run_id"))

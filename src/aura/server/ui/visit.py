@@ -30,9 +30,9 @@ from aura.app import Aura
 from aura.errors import AuraError
 from aura.server.access import Caller, Needs, admit, carry_out
 from aura.server.audit import LONGEST, Change
-from aura.server.metrics import Metrics
 from aura.server.problems import Refused
 from aura.server.tokens import ranks
+from aura.server.trends import Trends
 from aura.server.ui.parts import El, button, el, sentence
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class Visit:
     """One page in one browser tab. `caller` is who opened it, `query` what stood behind the `?`."""
 
     app: Aura
-    metrics: Metrics
+    trends: Trends
     caller: Caller
     request: Request
     session: Session
@@ -129,17 +129,25 @@ class Visit:
 
         async def again() -> None:
             nonlocal shown
+            found = await self._look(load, key, 0.9 * every)
+            if found != shown:
+                shown = found
+                show(found)
+
+        self.repeat(again, every)
+
+    def repeat(self, do: Callable[[], Awaitable[None]], every: float = EVERY) -> None:
+        """Look again and again, as long as the session is good. A look that fails is said."""
+
+        async def again() -> None:
             if self.over:
                 return
             try:
-                found = await self._look(load, key, 0.9 * every)
+                await do()
             except (AuraError, Refused) as error:
                 self.say(f"Not current: {sentence(error)}", "problem")
                 return
             self.say("")
-            if found != shown:
-                shown = found
-                show(found)
 
         ui.timer(every, again, immediate=False)
 

@@ -34,7 +34,7 @@ export default {
       if (value === null || value === undefined || value === "") return h("span", { class: "muted" }, "–");
       switch (col.kind) {
         case "link":
-          return h("a", { class: "link", href: row.href }, String(value));
+          return h("a", { class: "link", href: row.href, title: String(value) }, String(value));
         case "code":
           return h("code", {}, String(value));
         case "state":
@@ -52,7 +52,7 @@ export default {
             h("span", { class: "number" }, share(value)),
           ]);
         default:
-          return h("span", {}, String(value));
+          return h("span", { class: "clamp", title: String(value) }, String(value));
       }
     },
     follow(event, row) {
