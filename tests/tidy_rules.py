@@ -29,7 +29,7 @@ BELOW_APP = [
 MAY_IMPORT: dict[str, list[str]] = {
     "aura": ["aura.app", *BELOW_APP],
     "aura_command": ["aura.cli"],
-    "aura.cli": ["aura", "aura.app", "aura.server", *BELOW_APP],
+    "aura.cli": ["aura", "aura.app", "aura.client", "aura.server", *BELOW_APP],
     "aura.server": ["aura", "aura.app", *BELOW_APP],
     "aura.client": [
         *("aura.engine!", "aura.codec", "aura.delivery.status", "aura.delivery.experiment_status"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer.main
 
-from aura.cli.main import cli
+from aura.cli.main import command
+from aura.cli.parts import PARTS
 from tests.cli.conftest import Aura
 
 Path = tuple[str, ...]
@@ -18,7 +20,7 @@ GROUPS: set[Path] = {("runs",), ("rollout",), ("queues",)}
 
 
 def commands(node: Any = None, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    node = node or typer.main.get_command(cli)
+    node = node or command()
     for name, child in getattr(node, "commands", {}).items():
         yield (*path, name), child
         yield from commands(child, (*path, name))
@@ -34,8 +36,9 @@ UNSAID = {("decommission", "start")}  # what is meant when no other command of t
 
 def test_the_commands_are_these() -> None:
     wanted = {
-        "": "serve worker run doctor gc promote replay apply rollback",
-        "runs": "list show cancel signal update state stream requeue retry fork export import",
+        "": "init top serve worker run doctor gc promote replay apply rollback",
+        "runs": "list watch show cancel signal update state stream requeue retry fork export "
+        "import",
         "rollout": "start status advance hold pause resume retry rollback skip approve history "
         "backtest",
         "experiment": "plan start list status stop report",
@@ -60,6 +63,31 @@ def test_help_says_what_it_does(aura: Aura, path: Path) -> None:
     assert ended.code == 0
     assert ended.err == ""
     assert f"Usage: aura {' '.join(path)}" in ended.out
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_every_command_has_an_example_and_json(path: Path) -> None:
+    assert re.search(r"Examples?:\n +aura ", ALL[path].help or ""), f"{path} shows no example"
+    assert "--json" in {name for one in ALL[path].params for name in one.opts}
+
+
+def test_the_help_of_all_says_what_each_command_says_of_itself() -> None:
+    for part in PARTS:
+        assert ALL[part.name,].get_short_help_str(200) == part.help
+        assert ((part.name,) in GROUPS) == part.group
+
+
+def test_only_the_branch_is_loaded_that_is_used() -> None:
+    code = (
+        "import sys\n"
+        "from aura.cli.main import main\n"
+        "main(['--help'])\n"
+        "late = {'aura.app', 'aura.delivery', 'aura.engine', 'asyncpg', 'aiohttp', 'fastapi'}\n"
+        "sys.exit(', '.join(late & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(part.name in done.stdout for part in PARTS)
 
 
 @pytest.mark.parametrize("path", LEAVES, ids=" ".join)

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aura.app import Aura
 from aura.cli import process
-from aura.server import audit
-from aura.server.audit import Change
+
+if TYPE_CHECKING:
+    from aura.app import Aura
+    from aura.server.audit import Change
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "run": ("call", "run_id", "version"),
@@ -66,7 +67,17 @@ CHANGES: dict[str, tuple[str, ...]] = {
 READS = frozenset(
     {
         *("serve", "worker", "doctor", "replay", "demo"),
-        *("runs list", "runs show", "runs state", "runs stream", "queues list", "queues show"),
+        *(
+            "runs list",
+            "runs show",
+            "runs state",
+            "runs stream",
+            "runs watch",
+            "init",
+            "top",
+            "queues list",
+            "queues show",
+        ),
         *("rollout status", "rollout history", "rollout backtest"),
         *("catalog list", "catalog show", "catalog diff"),
         *("experiment plan", "experiment list", "experiment status", "experiment report"),
@@ -121,12 +132,16 @@ async def note_start(app: Aura) -> None:
         return
     if any(given.options.get(name) for name in _HARMLESS):
         return
+    from aura.server import audit
+
     given.noted = True
     await audit.record(app, change_of(given.path, given.options))
 
 
 def change_of(path: str, options: dict[str, Any]) -> Change:
     """What a command changes, in the words of the audit log."""
+    from aura.server.audit import Change
+
     told = {name: options.get(name) for name in CHANGES[path]}
     target = {name: _text(value) for name, value in told.items() if value not in (None, False, ())}
     who = str(options.get("by") or process.user() or "somebody")

@@ -6,79 +6,20 @@ and 143 stopped by a signal. With --json an error is a line of JSON on stdout, t
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any, Protocol, cast, runtime_checkable
 
 import typer
 import typer.main
 
 from aura.cli import output, process
-from aura.cli.apply import apply
 from aura.cli.audited import watched
-from aura.cli.backtest import rollout
-from aura.cli.bundles import export_runs, import_runs, promote
-from aura.cli.catalog import catalog
-from aura.cli.contract import contract
-from aura.cli.decommission import decommission
-from aura.cli.dlq import dlq
-from aura.cli.doctor import doctor
-from aura.cli.experiment import experiment
-from aura.cli.flows import flows
-from aura.cli.fork import fork
-from aura.cli.gc import gc
-from aura.cli.messages import runs
-from aura.cli.options import Json
-from aura.cli.queues import queues
-from aura.cli.replay import replay
-from aura.cli.rollback import rollback
-from aura.cli.run import run
-from aura.cli.schedules import schedules
-from aura.cli.serve import serve
-from aura.cli.shadow import shadow
-from aura.cli.token import token
-from aura.cli.topics import topics
-from aura.cli.worker import worker
+from aura.cli.parts import add_parts, wanted_part
 from aura.errors import AuraError
-
-DEMO = "aura.cli.demo"
-
-cli = typer.Typer(
-    name="aura",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-cli.command()(serve)
-cli.command()(worker)
-cli.command()(run)
-runs.command("fork")(fork)
-runs.command("export")(export_runs)
-runs.command("import")(import_runs)
-cli.add_typer(runs, name="runs")
-cli.add_typer(queues, name="queues")
-cli.add_typer(rollout, name="rollout")
-cli.add_typer(catalog, name="catalog")
-cli.command()(apply)
-cli.add_typer(experiment, name="experiment")
-cli.add_typer(flows, name="flows")
-cli.command("rollback")(rollback)
-cli.add_typer(decommission, name="decommission")
-cli.add_typer(shadow, name="shadow")
-cli.add_typer(contract, name="contract")
-cli.add_typer(schedules, name="schedules")
-cli.add_typer(dlq, name="dlq")
-cli.add_typer(topics, name="topics")
-cli.add_typer(token, name="token")
-cli.command()(doctor)
-cli.command()(gc)
-cli.command()(replay)
-cli.command()(promote)
 
 
 def _print_version(wanted: bool) -> None:
@@ -87,7 +28,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@cli.callback()
 def about(
     _: Annotated[
         bool,
@@ -99,29 +39,30 @@ def about(
     """Durable AI workflows that you can change in production."""
 
 
-if importlib.util.find_spec(DEMO) is not None:
+def command(wanted: str | None = None) -> Any:
+    """The command line as a tree: of its parts only the `wanted` one can be used; None: all."""
+    cli = typer.Typer(
+        name="aura",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    cli.callback()(about)
+    add_parts(cli, wanted)
+    return typer.main.get_command(cli)
 
-    @cli.command()
-    def demo(
-        keep: Annotated[
-            bool, typer.Option("--keep", help="Leave everything running at the end.")
-        ] = False,
-        quick: Annotated[bool, typer.Option("--quick", help="A shortened form.")] = False,
-        folder: Annotated[
-            Path | None,
-            typer.Option("--folder", help="Where its files go. Default: demo/ in the checkout."),
-        ] = None,
-        as_json: Json = False,
-    ) -> None:
-        """See the main job end to end: a legacy service is replaced under live traffic.
 
-        \b
-        Examples:
-          aura demo
-          aura demo --keep
-        """
-        module = importlib.import_module(DEMO)
-        raise typer.Exit(module.run(keep=keep, quick=quick, as_json=as_json, folder=folder))
+def _wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The part that is going to be used: by this command line, or by the one that a shell wants to
+    have completed."""
+    if "_AURA_COMPLETE" not in environment:
+        return wanted_part(arguments)
+    line = environment.get("COMP_WORDS") or environment.get("_TYPER_COMPLETE_ARGS") or ""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # a quote is open
+        words = line.split()
+    return wanted_part(words[1:])
 
 
 @runtime_checkable
@@ -142,10 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    command = watched(typer.main.get_command(cli))
-    as_json = "--json" in (sys.argv if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in given
     try:
-        answer = command.main(args=arguments, prog_name="aura", standalone_mode=False)
+        tree = watched(command(_wanted(given, os.environ)))
+        answer = tree.main(args=arguments, prog_name="aura", standalone_mode=False)
     except AuraError as error:
         output.complain(error, as_json=as_json)
         return 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from aura.cli.output import clean, redact
+from aura.clock import Clock
 
 T = TypeVar("T")
 log = logging.getLogger("aura")
@@ -56,6 +57,16 @@ class Stop:
             leave(128 + number)
         self.signal = number
         self._event.set()
+
+
+async def until(stop: Stop, clock: Clock, seconds: float) -> None:
+    """Return when the time is over, or somebody wants to stop."""
+    waits = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(clock.sleep(seconds))}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
 
 
 @contextmanager

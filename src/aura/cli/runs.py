@@ -10,6 +10,7 @@ from rich.tree import Tree
 
 from aura.app import Aura
 from aura.cli import process
+from aura.cli.completing import run_ids
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import (
@@ -36,7 +37,10 @@ runs = typer.Typer(
     help="Look at runs, talk to them, cancel, fork, move and retry them.", no_args_is_help=True
 )
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
+RunId = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="The run's id.", show_default=False, autocompletion=run_ids),
+]
 
 
 @runs.command("list")
@@ -84,7 +88,7 @@ def list_(
         note("There are no such runs. Start one with: aura run MODULE:APP WORKFLOW [JSON]...")
         return
     columns = ("=RUN", "WORKFLOW", "VERSION", "=STATE", "CREATED (UTC)", ">TOOK", "ERROR")
-    show(table(columns, map(_row, found.runs)))
+    show(table(columns, map(row, found.runs)))
     if found.next:
         note(f"There are more; give the same command with --cursor {found.next}")
 
@@ -118,7 +122,7 @@ def show_(
         return
     _show_head(detail, full=full)
     if detail.journal:
-        show(_branch(Tree(Text("journal", "bold")), tree, full=full))
+        show(branch(Tree(Text("journal", "bold")), tree, full=full))
     _show_suppressed(detail)
     _show_children(detail)
     _show_end(detail, full=full)
@@ -149,7 +153,8 @@ def cancel(run_id: RunId, database: Database = None, as_json: Json = False) -> N
         note(f"Run {run_id} is asked to stop; it is {after.state} until its code has.")
 
 
-def _row(run: RunView) -> tuple[Text | str, ...]:
+def row(run: RunView) -> tuple[Text | str, ...]:
+    """A run in a table."""
     return (
         clean(run.id),
         clean(run.workflow),
@@ -214,7 +219,7 @@ def _show_children(detail: RunDetail) -> None:
     if not detail.children:
         return
     columns = ("=CHILD", "WORKFLOW", "VERSION", "=STATE", "CREATED (UTC)", ">TOOK", "ERROR")
-    show(table(columns, map(_row, detail.children)))
+    show(table(columns, map(row, detail.children)))
     if detail.more_children:
         note(f"These are the newest {len(detail.children)} of its children; there are more.")
 
@@ -232,12 +237,13 @@ def _show_end(detail: RunDetail, *, full: bool) -> None:
         show(Text(clean(error.hint)))
 
 
-def _branch(tree: Tree, lane: LaneTree, *, full: bool) -> Tree:
+def branch(tree: Tree, lane: LaneTree, *, full: bool) -> Tree:
+    """The tree with the calls of a lane."""
     for item in lane.items:
         if isinstance(item, Call):
             _leaf(tree, call_view(item, full=full), full=full)
         else:
-            _branch(tree.add(Text(f"lane {item.id}", "bold")), item, full=full)
+            branch(tree.add(Text(f"lane {item.id}", "bold")), item, full=full)
     return tree
 
 

@@ -253,6 +253,21 @@ class Client:
         found: dict[str, Any] = await self._wire.send(Ask("GET", ("status",)))
         return found
 
+    async def queue_list(self) -> list[dict[str, Any]]:
+        """All queues by name, as JSON values: their limits, and their runs that have not ended."""
+        found: list[dict[str, Any]] = (await self._wire.send(Ask("GET", ("queues",))))["queues"]
+        return found
+
+    async def ended_lately(self, limit: int) -> list[tuple[float, float, bool]]:
+        """Of the newest `limit` runs those that have ended: when (epoch seconds), after how many
+        seconds, and whether well."""
+        page = await self.page(limit=limit)
+        return [
+            (run.finished_at, run.seconds or 0.0, run.state == "completed")
+            for run in page.runs
+            if run.finished_at is not None
+        ]
+
 
 def _where(where: Placement | None) -> dict[str, bytes]:
     """A place in a queue, as the API takes it."""
