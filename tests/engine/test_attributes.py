@@ -89,6 +89,7 @@ async def test_what_are_no_attributes(wrong: Any) -> None:
 
 def test_attributes_as_people_write_them() -> None:
     assert read_attribute("customer:x:y") == ("customer", "x:y")
-    for text in ("customer", ":x", "customer:", "a b:c"):
+    assert read_attribute("customer:") == ("customer", "")  # which no run has
+    for text in ("customer", ":x", "a b:c", "1:a"):
         with pytest.raises(InvalidInput):
             read_attribute(text)

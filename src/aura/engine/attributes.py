@@ -14,6 +14,9 @@ MOST = 16
 LONGEST = 200
 """Characters of a value."""
 
+WORDS = r"^[A-Za-z_][A-Za-z0-9_.-]{0,63}:"
+"""How an attribute begins that is searched for, as a pattern."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -48,11 +51,11 @@ def checked_attributes(given: object) -> Attributes:
 
 
 def read_attribute(text: str) -> tuple[str, str]:
-    """`name:value`, as people write it who search for it. Raises InvalidInput."""
-    name, colon, value = text.partition(":")
-    if not colon:
+    """`name:value`, as people write it who search for it; the value may be one that no run has.
+    Raises InvalidInput."""
+    if not re.match(WORDS, text):
         raise InvalidInput(
             f"{text!r:.80} is no attribute", hint="Write name:value, as in customer:x"
         )
-    [pair] = checked_attributes({name: value})
-    return pair
+    name, _, value = text.partition(":")
+    return name, value

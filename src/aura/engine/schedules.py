@@ -129,26 +129,27 @@ class Schedules:
         given: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Status:
-        """Create a schedule, or change the one of that name, while the app is open; a worker does
-        the latter within `patience`, or later.
+        """Create a schedule, or change the one of that name, while the app is open.
 
         Options as for `app.schedule`; `given` are the arguments by name as JSON values, in place of
         `args`. Raises RegistrationError, InvalidInput, UnknownWorkflow, UnknownQueue.
         """
         wanted = cast("ScheduleOptions", options)
-        given_so = replace(declared(name, workflow, tuple(args), wanted), given=given)
-        return (await self.put(given_so))[0]
+        one = replace(declared(name, workflow, tuple(args), wanted), given=given)
+        no_order_of_a_shadow(f"create schedule {name}")
+        await self._apply(self._complete(one))
+        return await self.show(name)
 
     async def put(self, one: Declared) -> tuple[Status, bool]:
-        """Create or change it; its status, and whether that is what was declared by now."""
+        """Create or change it, and wait until a worker has done so; its status, and whether that is
+        what was declared by now. Raises what `create` raises."""
         no_order_of_a_shadow(f"create schedule {one.schedule.name}")
         wanted = self._complete(one)
         await self._apply(wanted)
-        status = await self._shown(wanted)
-        return status, status.schedule == wanted and status.state != "starting"
+        return await self._shown(wanted)
 
-    async def _shown(self, wanted: Schedule) -> Status:
-        """Its status once that says what is wanted, or after `patience`."""
+    async def _shown(self, wanted: Schedule) -> tuple[Status, bool]:
+        """Its status, once that says what is wanted or after `patience`, and whether it does."""
         news = asyncio.Event()
         place = f"doc:{KIND}/{wanted.name}"
         stop = self._store.listen(lambda topic: news.set() if topic == place else None)
@@ -157,8 +158,9 @@ class Schedules:
             while True:
                 status = await self.show(wanted.name)
                 left = until - self._clock.monotonic()
-                if status.schedule == wanted or left <= 0:
-                    return status
+                done = status.schedule == wanted and status.state != "starting"
+                if done or left <= 0:
+                    return status, done
                 with contextlib.suppress(TimeoutError):  # a notification may be missed
                     async with asyncio.timeout(min(left, _LOOK)):
                         await news.wait()

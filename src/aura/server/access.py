@@ -211,6 +211,11 @@ class GuardedRoute(APIRoute):
         names = tuple(told.get("x-aura-names", ()))
         return Needs(told.get("x-aura-role", "admin"), told.get("x-aura-about", "all"), names)
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of what may stand in the query."""
+        return frozenset(one.alias for one in self.dependant.query_params)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         go_on = super().get_route_handler()
 
@@ -219,6 +224,7 @@ class GuardedRoute(APIRoute):
             app: Aura = request.app.state.aura
             asked = f"{request.method} {request.url.path[:200]}"
             await admit(app, caller, self.needs, asked, request.path_params.get("run_id"))
+            _require_known(request, self.asked)
             if request.method in SAFE:
                 return await go_on(request)
             _require_json(request)
@@ -309,6 +315,16 @@ def _check_origin(scope: Scope) -> None:
     if not is_loopback_name(host_of(origin.rpartition("//")[2])):
         detail = "pages of other origins may not change anything"
         raise Refused(Problem(403, "origin-not-allowed", detail))
+
+
+def _require_known(request: Request, known: frozenset[str]) -> None:
+    """A filter that is misspelt must not show everything. Raises Refused."""
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        shown = unknown[0][:60].encode("utf-8", "backslashreplace").decode()
+        told = f"it may have {', '.join(sorted(known))}" if known else "it takes none"
+        detail = f"the query has {shown!r}; {told}"
+        raise Refused(Problem(422, "invalid-input", detail, field=shown))
 
 
 def _require_json(request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from aura.errors import AuraError
 from aura.gateway.problems import Problem
 from aura.server.access import Caller, Door, GuardedRoute, caller_of, needs, ranks
 from aura.server.changes import (
+    KINDS,
     Batch,
     Change,
     Here,
@@ -53,7 +55,7 @@ def changes_routes(app: Aura) -> APIRouter:
     router = APIRouter(tags=["changes"], route_class=GuardedRoute)
     events = {
         "description": "Events, one for each kind of what has changed.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}},
+        "content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}},
     }
 
     @router.get(
@@ -89,6 +91,15 @@ def changes_routes(app: Aura) -> APIRouter:
     return router
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["id", "event", "data"],
+    "properties": {
+        "id": {"type": "string", "pattern": f"^{_PLACE.pattern}$"},
+        "event": {"type": "string", "enum": ["ready", "reset", *KINDS]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _EXAMPLE = (
     'id: 5f0c2a91-17\nevent: runs\ndata: {"changes":[{"name":"doc-17","state":"completed",'
     '"workflow":"research","version":"1.0.0"}],"more":false}\n\n'
@@ -137,7 +148,10 @@ async def _lines(
             case Reset():
                 yield _event(hub.name, news.number, "reset", {"why": "changes were missed"})
             case Batch():
-                yield _told(hub.name, news, wanted, caller.may_see if caller.workflows else None)
+                if caller.workflows:
+                    yield _told(hub.name, news, wanted, caller.may_see)
+                else:
+                    yield _once(hub.name, news, wanted)
             case None:
                 yield b": still here\n\n"
         if not time.left():
@@ -148,6 +162,20 @@ async def _lines(
             except (AuraError, Refused):
                 return
             due = app.clock.monotonic() + BEAT
+
+
+_ONCE: OrderedDict[tuple[str, int, Wanted], bytes] = OrderedDict()
+_MOST_ONCE = 64
+
+
+def _once(name: str, batch: Batch, wanted: Wanted) -> bytes:
+    """The text for all who want the same: it is written once and not for each of them."""
+    key = (name, batch.number, wanted)
+    if key not in _ONCE:
+        _ONCE[key] = _told(name, batch, wanted, None)
+        if len(_ONCE) > _MOST_ONCE:
+            _ONCE.popitem(last=False)
+    return _ONCE[key]
 
 
 def _told(name: str, batch: Batch, wanted: Wanted, may_see: Callable[[str], bool] | None) -> bytes:

@@ -25,7 +25,11 @@ from aura.server.topics import MOST_EVENTS, EventPage, TopicView
 Kind = Literal["event", "run"]
 LetterId = Annotated[
     str,
-    Path(description="As in the list, with / as %2F.", examples=["event:orders/billing/1"]),
+    Path(
+        pattern=r"^(run:.+|event:[^/]+/[^/]+/[0-9]{1,18})$",
+        description="As in the list, with / as %2F.",
+        examples=["event:orders/billing/1"],
+    ),
 ]
 Topic = Annotated[str, Path(min_length=1, examples=["orders"])]
 

@@ -25,7 +25,7 @@ MOST_LETTERS = 1_000
 """A page of a list is not longer than this."""
 
 _LAST = 2**62  # no seq is as high
-_EVENT = re.compile(r"event:(?P<topic>[^/]+)/(?P<group>[^/]+)/(?P<seq>\d{1,18})")
+_EVENT = re.compile(r"event:(?P<topic>[^/]+)/(?P<group>[^/]+)/(?P<seq>[0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,10 @@ async def list_runs(
         raise InvalidInput(f"there is no state {state!r}", hint=f"States: {', '.join(STATES)}")
     if not 1 <= limit <= MOST_RUNS:
         raise InvalidInput(f"the limit is {limit}", hint=f"Give 1 to {MOST_RUNS}")
-    if workflow is not None and not storable(workflow):
+    words = tuple(sorted({read_attribute(one) for one in attributes}))
+    if not all(map(storable, (workflow or "", *(value for _, value in words)))):
         return RunList((), None)
     before = read_cursor(cursor) if cursor else None
-    words = tuple(sorted({read_attribute(one) for one in attributes}))
     where = RunFilter(workflow=workflow, limit=limit + 1, before=before, attributes=words)
     if state is not None:
         where = replace(where, state=state)

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from aura.app import Aura
 from aura.engine.attributes import MOST as MOST_ATTRIBUTES
+from aura.engine.attributes import WORDS
 from aura.server import bulk, messages, operations
 from aura.server.access import Caller, GuardedRoute, caller_of, needs
 from aura.server.bulk import MOST, Action, BulkView, Chosen
@@ -47,7 +48,7 @@ RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
 Attribute = Annotated[
-    tuple[str, ...],
+    tuple[Annotated[str, Field(pattern=WORDS)], ...],
     Query(max_length=MOST_ATTRIBUTES, description="name:value, once for each; all must hold."),
 ]
 READS = described(400, 401, 403, 404, 413, 422, 429, 503)
