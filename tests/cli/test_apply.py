@@ -195,3 +195,66 @@ def test_files_that_cannot_be(aura: Aura, known: Path, text: str, told: str) -> 
     assert ended.code == 1
     assert told in ended.err
     assert documents(known) == before
+
+
+EXPERIMENT = """
+experiment:
+  name: copy
+  split: shop
+  arms: {a: 50%, b: 50%}
+  primary: outcome
+  start: true
+"""
+DECOMMISSION = """
+decommission:
+  target: legacy
+  grace: 1h
+  start: true
+gateway:
+  routes: [{path: /research, split: research, baseline: legacy}]
+  targets: {legacy: {http: "http://127.0.0.1:1"}}
+"""
+
+
+def test_experiments_and_decommissions_begin_once(
+    aura: Aura, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.delivery.experiments._PATIENCE", 0.2)
+    (known / "copy.yaml").write_text(EXPERIMENT)
+    (known / "legacy.yaml").write_text(DECOMMISSION)
+    before = documents(known)
+    dry = aura("apply", "copy.yaml", "legacy.yaml", "--dry-run", "--json")
+    assert actions(dry) == {"experiment copy": "start", "decommission legacy": "start"}
+    assert documents(known) == before
+    first = aura("apply", "copy.yaml", "legacy.yaml", "--by", "ada", "--json")
+    assert (first.code, first.json["applied"]) == (0, True)
+    assert "no worker has taken it up" in " ".join(first.json["notes"])
+    [copy] = aura("experiment", "list", "--json").json["experiments"]
+    assert copy["name"] == "copy"
+    [legacy] = aura("decommission", "status", "--json").json["targets"]
+    assert [one["path"] for one in legacy["endpoints"]] == ["/research"]
+    assert legacy["history"][0]["by"] == "ada"
+    kept = documents(known)
+    again = aura("apply", "copy.yaml", "legacy.yaml", "--json")
+    assert actions(again) == {"experiment copy": "unchanged", "decommission legacy": "unchanged"}
+    assert documents(known) == kept
+    (known / "copy.yaml").write_text(EXPERIMENT.replace("50%", "50.00%") + "  alpha: 0.01\n")
+    (known / "legacy.yaml").write_text(DECOMMISSION.replace("1h", "2h"))
+    refused = aura("apply", "copy.yaml", "legacy.yaml", "--json")
+    assert (refused.code, refused.json["applied"]) == (1, False)
+    assert {one["name"]: one["reason"] for one in refused.json["changes"]} == {
+        "copy": "experiment copy is under way: let it end or stop it first",
+        "legacy": "it is being decommissioned already",
+    }
+    assert documents(known) == kept
+
+
+def test_what_does_not_say_start_is_left_alone(aura: Aura, known: Path) -> None:
+    (known / "copy.yaml").write_text(EXPERIMENT.replace("  start: true\n", ""))
+    ended = aura("apply", "copy.yaml")
+    assert (ended.code, "says `start: true`" in ended.err) == (1, True)
+    (known / "copy.yaml").write_text(EXPERIMENT.replace("true", "perhaps"))
+    assert "start is 'perhaps'" in aura("apply", "copy.yaml").err
+    (known / "one.yaml").write_text(EXPERIMENT)
+    twice = aura("apply", "one.yaml", "one.yaml", "--json")
+    assert {one["reason"] for one in twice.json["changes"]} == {"it is said 2 times"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,11 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, one_line, print_json, show, table
 from aura.delivery.applying import Applier
+from aura.delivery.decommission import Decommission
 from aura.delivery.gitops import Change, changes, load, refused
+from aura.delivery.launches import WantedLaunch, launch_changes, parse_launches
+from aura.server.decommissions import with_paths
+from aura.yamlnodes import read
 
 COLOURS = {
     "create": "green", "update": "yellow", "unchanged": "dim", "start": "bold cyan",
@@ -28,7 +33,7 @@ def apply(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="Files with catalog: or rollout:, or both.", show_default=False
+            metavar="FILE...", help="Files with catalog:, rollout: and so on.", show_default=False
         ),
     ],
     dry_run: Annotated[
@@ -40,8 +45,9 @@ def apply(
 ) -> None:
     """Make the catalog and the plans what files say; applied again, nothing changes.
 
-    A plan begins when its file says `start: true`, once. Everything is checked
-    before the first write: when one change is refused, none is made (exit code 1).
+    A plan, an experiment or a decommission begins when its section says
+    `start: true`, once. Everything is checked before the first write: when one
+    change is refused, none is made (exit code 1).
 
     \b
     Examples:
@@ -49,12 +55,15 @@ def apply(
       aura apply catalog.yaml release-2.1.0.yaml
     """  # fmt: skip
     wanted = [one for file in files for one in load(file)]
+    begun = [one for file in files for one in _launches(file)]
 
     async def work(app: Aura) -> tuple[list[Change], list[str]]:
         async with opened(app):
-            hands = Applier(app.catalog, app.rollouts, app.store, app.committer)
+            hands = Applier(app.catalog, app.rollouts, app.experiments, app.store, app.committer)
             who = by or process.user()
-            found = changes(wanted, await hands.look(), app.clock.now(), who)
+            known = await hands.look()
+            found = changes(wanted, known, app.clock.now(), who)
+            found += launch_changes(begun, await hands.look_at_launches(known.moving))
             if dry_run or refused(found):
                 return found, []
             return found, await hands.carry_out(found, who)
@@ -76,6 +85,20 @@ def apply(
         note("Nothing was written: this was a dry run.")
 
 
+def _launches(file: Path) -> list[WantedLaunch]:
+    """What a file wants begun; a decommission that names no endpoints has those of its gateway."""
+    from aura.gateway import load_gateway
+
+    found = parse_launches(read(file, kind="file"), str(file))
+    gateway = load_gateway(file) if any(not one.named for one in found) else None
+    return [
+        replace(one, value=with_paths(one.value, gateway))
+        if isinstance(one.value, Decommission) and not one.named
+        else one
+        for one in found
+    ]
+
+
 def _table(found: Sequence[Change]) -> Any:
     rows: list[tuple[Any, ...]] = []
     for one in found:
@@ -90,7 +113,8 @@ def _table(found: Sequence[Change]) -> Any:
 
 def _is_new(one: Change) -> bool:
     """Whether there was no such plan: then all of it is new, and nobody needs to see that."""
-    return any(name == "name" and before is None for name, before, _ in one.fields)
+    new = "target" if one.kind == "decommission" else "name"
+    return any(name == new and before is None for name, before, _ in one.fields)
 
 
 def _field(name: str, before: Any, after: Any) -> str:

@@ -303,6 +303,7 @@ _OPTIONAL = (
         "pre_period",
         "planned",
         "hash",
+        "start",
     ),
 )
 

@@ -124,7 +124,7 @@ class Change:
     """What is to be done with one thing. `fields` are what is other than before (name, before,
     after, as plain JSON values), `reason` is why it is refused, `notes` what should be known."""
 
-    kind: Literal["catalog", "rollout"]
+    kind: Literal["catalog", "rollout", "experiment", "decommission"]
     name: str
     action: Action
     place: str
@@ -133,6 +133,7 @@ class Change:
     notes: tuple[str, ...] = ()
     version: CatalogVersion | None = None
     desired: Desired | None = None
+    launch: object = None  # what `aura.delivery.launches` begins
 
     def plain(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -161,8 +162,10 @@ def parse(text: str, source: str = "file") -> list[WantedVersion | WantedPlan]:
             found += _workflow(name, node)
     if "rollout" in top:
         found.append(_wanted_plan(text, source, top["rollout"]))
-    if not found:
-        root.fail("there is nothing to apply", "begin with `catalog:` or `rollout:`")
+    begins = [top[name] for name in ("experiment", "decommission") if name in top]
+    if not found and not any("start" in one.members() for one in begins):
+        hint = "begin with `catalog:` or `rollout:`; what is to begin says `start: true`"
+        root.fail("there is nothing to apply", hint)
     return found
 
 
@@ -295,7 +298,7 @@ def _catalog_change(
     before = known or CatalogVersion(wanted.workflow, wanted.version)
     after = replace(before, filed=None if wanted.facts == Facts() else wanted.facts)
     after = _deprecated(after, wanted.deprecated, now, by)
-    fields = _fields(_shown(before), _shown(after))
+    fields = differing(_shown(before), _shown(after))
     action: Action = "create" if known is None else "update" if fields else "unchanged"
     return Change("catalog", wanted.name, action, wanted.place, fields, version=after)
 
@@ -327,7 +330,7 @@ def _shown(one: CatalogVersion) -> dict[str, Any]:
     return {**shown, "deprecated.since": since.isoformat(timespec="seconds") if since else None}
 
 
-def _fields(before: Any, after: Any, path: str = "") -> tuple[tuple[str, Any, Any], ...]:
+def differing(before: Any, after: Any, path: str = "") -> tuple[tuple[str, Any, Any], ...]:
     """What is other than before, field by field."""
     if before == after:
         return ()
@@ -336,7 +339,7 @@ def _fields(before: Any, after: Any, path: str = "") -> tuple[tuple[str, Any, An
         return tuple(
             one
             for name in names
-            for one in _fields(
+            for one in differing(
                 before.get(name), after.get(name), f"{path}.{name}" if path else str(name)
             )
         )
@@ -348,7 +351,7 @@ def _plan_change(wanted: WantedPlan, known: Known) -> Change:
     after = Desired(wanted.plan, wanted.plan, wanted.start, wanted.incompatible)
     if before is not None and before.plan == wanted.plan:  # its versions were chosen then
         after = replace(after, pinned=before.pinned, started=before.started)
-    fields = _fields(_shown_plan(before), _shown_plan(after))
+    fields = differing(_shown_plan(before), _shown_plan(after))
     action: Action = "create" if before is None else "update" if fields else "unchanged"
     change = Change("rollout", name, action, wanted.place, fields, desired=after)
     if before is not None and after.started and before.plan == wanted.plan:

@@ -9,6 +9,7 @@ decommission:
   backup: backups                       # the folder for the copy and the archive
   link: https://example.com/legacy-ends
   alerts: [log]
+  start: true                           # `aura apply` begins it, once
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from aura.delivery.retirement import Policy
 from aura.errors import ConfigError, DecommissionError
 from aura.yamlnodes import Node
 
-_KEYS = ("endpoints", "gate", "policy", "grace", "backup", "link", "alerts")
+_KEYS = ("endpoints", "gate", "policy", "grace", "backup", "link", "alerts", "start")
 
 
 def load_decommission(path: str | Path) -> tuple[Decommission, bool]:
