@@ -19,7 +19,7 @@ PLAN: dict[str, Any] = {
     "guards": ["errors", {"latency": {"max_p95": "10s"}}],
     "sla": "500ms",
     "stages": ["5%", "25%", "60%", "100%"],
-    "defaults": {"min_requests": 1_000_000, "min_time": "1h", "max_time": "30d"},
+    "defaults": {"min_requests": 5_000, "min_time": "1h", "max_time": "30d"},
 }
 EXPERIMENT = {
     "name": "copy",

@@ -27,11 +27,11 @@ METRICS = (
     Column("metric", "Metric"),
     Column("arm", "Arm"),
     Column("verdict", "Verdict", "badge"),
-    Column("difference", "Difference"),
-    Column("interval", "Interval"),
-    Column("relative", "Relative"),
-    Column("mean", "Mean (baseline)", narrow=False),
-    Column("p", "p", narrow=False),
+    Column("relative", "Relative", "number"),
+    Column("difference", "Difference", "number"),
+    Column("interval", "Interval", "number"),
+    Column("mean", "Mean (baseline)", "number", narrow=False),
+    Column("p", "p", "number", narrow=False),
     Column("reduction", "Variance removed", "share", narrow=False),
 )
 GUARDS = (
