@@ -51,7 +51,7 @@ def recorded() -> Iterator[list[Statement]]:
         connection.add_query_logger(lambda one: found.append(Statement(one.query, one.args or ())))
         return connection
 
-    Link.connect = listening  # type: ignore[method-assign]
+    Link.connect = listening  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
@@ -19,6 +19,7 @@ from aura.engine.fork import Fork, fork, fork_id
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.saga_report import SagaReport, report
 from aura.engine.shadow import Suppressed, held_back, suppressed
+from aura.engine.sharing import Shared
 from aura.errors import (
     ConfigError,
     InvalidInput,
@@ -77,6 +78,7 @@ class Results:
         self._local: Callable[[str], bool] = lambda _: False
         self._post: Post | None = None
         self._watchers: dict[str, dict[asyncio.Event, None]] = {}  # in the order they came
+        self.shared = Shared()
         self._closed = False
 
     def open(self, local: Callable[[str], bool]) -> None:
@@ -467,6 +469,14 @@ class Run(Generic[R]):
             await self.record()
         return {entry.fingerprint: plain(entry.output) for entry in entries}
 
+    def _look(self, seq: int) -> Callable[[], Awaitable[tuple[bool, list[Entry]]]]:
+        async def look() -> tuple[bool, list[Entry]]:
+            """Whether the run has ended, then what it has streamed."""
+            ended = await self.status() in SETTLED
+            return ended, await self._store.entries(self.id, "stream", seq)
+
+        return look
+
     async def stream(self, name: str, *, after: int = 0, type: object = Any) -> AsyncIterator[Any]:
         """The items that the run writes to `aura.stream(name)`, as they come, until it has ended.
 
@@ -478,8 +488,8 @@ class Run(Generic[R]):
         with self._results.watching(f"stream:{self.id}", f"run:{self.id}") as news:
             while True:
                 news.clear()
-                ended = await self.status() in SETTLED
-                for entry in await self._store.entries(self.id, "stream", seq):
+                ended, entries = await self._results.shared.ask((self.id, seq), self._look(seq))
+                for entry in entries:
                     seq = entry.seq
                     for item in plain(entry.output) if entry.fingerprint == name else ():
                         number += 1
