@@ -22,6 +22,13 @@ has at `/api/v1/openapi.json`; a test compares them.
   header `Aura-Reason` (percent-encoded) says why, for the audit log.
 - **Starting once.** The same `id`, or the same `Idempotency-Key`, with the same input is the same
   run; with another input it is refused (`run-conflict`).
+- **Search.** `GET /runs?attribute=customer:x` finds the runs that were started with
+  `"attributes": {"customer": "x"}`; several `attribute` mean all of them. What a route does not
+  know in a query is refused, so that a misspelt filter does not show everything.
+- **Live.** `GET /changes` tells as server-sent events what changes: runs that begin and end,
+  workers, schedules, topics, rollouts ... `kind=runs` chooses, `run=doc-17` follows one run. Each
+  event says what is different; a client that lost its connection sends `Last-Event-ID` (or
+  `since`) and hears what it missed, or `reset`: then it reads everything again.
 - **Pages.** Lists give `next`; hand it back as `cursor`, unchanged, for the page after it.
 - **Streams** with `follow=true` are server-sent events; a client that lost its connection sends
   `Last-Event-ID` and goes on after it.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from aura.errors import StoreUnavailable
 from aura.server import changes, tokens
 from aura.server.changes import Batch, Change, Changes, Here, Reset, Wanted, changes_of
 from aura.server.serving import Serving, build
@@ -273,7 +274,7 @@ async def test_an_outage_of_the_database_ends_no_stream(
 
     async def away(*_: Any) -> Awaitable[None]:
         asked.set()
-        raise changes.AuraError("the database is away")
+        raise StoreUnavailable("the database is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(serving.app.store, "changed_runs", away)

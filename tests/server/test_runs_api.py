@@ -244,7 +244,7 @@ async def test_runs_are_found_by_their_attributes(
         body = {"workflow": "research", "input": {"text": "a"}, "id": f"r{at}", "attributes": words}
         made = await http.post(f"{V}/runs", json=body)
         assert (made.status_code, made.json()["attributes"]) == (201, words)
-    page = {"attribute": "customer:x", "limit": 1}
+    page = {"attribute": "customer:x", "limit": "1"}
     first = (await http.get(f"{V}/runs", params=page)).json()
     assert [one["id"] for one in first["runs"]] == ["r2"]
     rest = (await http.get(f"{V}/runs", params={**page, "cursor": first["next"]})).json()

@@ -265,7 +265,7 @@ async def test_limited_tokens_see_their_letters_and_schedules(serving: Serving) 
         one = f"{V}/letters/event%3Aorders%2Fbilling%2F1"
         assert problem(await http.get(one)) == (404, "dead-letter-not-found")
         assert problem(await http.post(f"{one}/drop", json={})) == (404, "dead-letter-not-found")
-        many = {"action": "drop", "topic": "orders"}
+        many: dict[str, Any] = {"action": "drop", "topic": "orders"}
         assert problem(await http.post(f"{V}/bulk/letters", json=many)) == (422, "invalid-input")
         many = {"action": "drop", "ids": ["event:orders/billing/1"]}
         told = await http.post(f"{V}/bulk/letters", json=many)

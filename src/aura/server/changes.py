@@ -25,7 +25,7 @@ import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal, NamedTuple, get_args
@@ -149,7 +149,7 @@ class Changes:
         wanted: Wanted,
         since: str | None = None,
         beat: Callable[[], float] = lambda: 15.0,
-    ) -> AsyncIterator[Here | Batch | Reset | None]:
+    ) -> AsyncGenerator[Here | Batch | Reset | None, None]:
         """Changes from now on, or since that position; None after `beat()` seconds without any.
         Ends when the hub is closed. Raises StoreUnavailable when it cannot begin."""
         number = next(_numbers)

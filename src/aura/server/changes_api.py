@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from aura.app import Aura
 from aura.errors import AuraError
 from aura.gateway.problems import Problem
-from aura.server.access import Caller, Door, GuardedRoute, caller_of, needs, ranks
+from aura.server.access import Caller, Door, GuardedRoute, caller_of, needs
 from aura.server.changes import (
     KINDS,
     Batch,
@@ -30,6 +30,7 @@ from aura.server.changes import (
 from aura.server.operations import show_run
 from aura.server.problems import Refused
 from aura.server.runs_api import READS
+from aura.server.tokens import ranks
 
 LONGEST = 3_600.0
 """Seconds after which a stream ends; browsers come back by themselves."""
