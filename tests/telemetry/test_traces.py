@@ -279,22 +279,50 @@ async def test_above_the_budget_whole_traces_are_left_out(spans: Spans) -> None:
         for number in range(3):
             await (await app.start("inner", str(number), id=str(number))).result()
     assert {one.attributes.get("aura.run.id", "0") for one in spans.all()} == {"0"}
-    assert len(spans.all()) == 3  # start, run, step of the first
+    assert [one.name for one in spans.all()] == ["start inner", "run inner"]  # of the first
 
 
-def test_the_budget_is_a_bucket_of_one_second() -> None:
-    budget = Budget(10.0)
+def test_the_budget_is_a_bucket_of_a_quarter_of_a_second() -> None:
+    budget = Budget(40.0)
     assert budget.allows(0.0)
-    for _ in range(25):
+    for _ in range(10):
+        assert budget.affords(0.0)
         budget.spend()
-    assert not budget.allows(1.0)  # it owes 15, and 10 have come
-    assert not budget.allows(1.5)
-    assert budget.allows(1.6)
+    assert not budget.allows(0.0)  # nothing new begins, but what has begun goes on
+    for _ in range(10):
+        assert budget.affords(0.0)
+        budget.spend()
+    assert not budget.affords(0.0)
+    assert budget.affords(0.125)  # 5 have come: it owes as many
+    assert not budget.allows(0.125)
+    assert budget.allows(0.3)
     assert budget.allows(1e9)
     for _ in range(10):
         budget.spend()
     assert not budget.allows(1e9)
     assert Budget(None).allows(0.0)
+    assert Budget(None).affords(0.0)
+
+
+async def test_a_run_with_more_steps_than_the_budget_says_so(spans: Spans) -> None:
+    app = app_of(":memory:", spans.settings(rate=16.0))
+
+    @step(idempotent=True)
+    async def tiny() -> None:
+        return None
+
+    @app.workflow(version="1.0.0")
+    async def long() -> None:
+        await asyncio.gather(*(tiny() for _ in range(500)))
+
+    async with app:
+        await (await app.start("long")).result()
+    found = spans.all()
+    steps = [one for one in found if one.name == "step tiny"]
+    [run] = [one for one in found if one.name == "run long"]
+    assert 0 < len(steps) < 500
+    assert run.attributes["aura.spans_left_out"] == 500 - len(steps)
+    assert tree(found).count("start long > run long") == 1
 
 
 async def test_tracers_without_ids_hang_all_on_the_start(spans: Spans) -> None:

@@ -37,7 +37,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 class Traces(Watch, Protocol):
     """What traces an app: a watch that is also a middleware."""
 
-    def around(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]: ...
+    def __call__(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]: ...
 
 
 class Events:
@@ -72,7 +72,7 @@ class Events:
         """The middleware that makes spans of runs and steps, if there is something that does."""
         self._traces = traces
         self.watch = self._counts
-        return [] if traces is None else [traces.around]
+        return [] if traces is None else [traces]
 
     def _require_open(self) -> None:
         raise NotImplementedError

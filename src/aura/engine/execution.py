@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -33,7 +33,7 @@ from aura.engine.faults import dump_run_error, load_step_failure
 from aura.engine.idleness import Idleness
 from aura.engine.lanes import Lane, scope
 from aura.engine.mailbox import Mailbox
-from aura.engine.middleware import Invocation, Middleware, wrapped
+from aura.engine.middleware import Invocation, concerning, wrapped
 from aura.engine.patching import Patches
 from aura.engine.pen import Pen
 from aura.engine.precedence import Precedence
@@ -44,7 +44,7 @@ from aura.engine.storeclock import sleep_till
 from aura.engine.streams import Streams
 from aura.engine.succession import succession
 from aura.engine.timeouts import Alarm, in_time
-from aura.engine.traces import process_of, trace_of
+from aura.engine.traces import begin_in_trace, process_of, trace_of
 from aura.errors import (
     AuraError,
     BeginAnew,
@@ -77,6 +77,7 @@ class Execution:
         self.workflow = workflow
         self._epoch = claimed.run.epoch
         self._services = services
+        self.around = concerning(services.around, claimed.run)
         self._replay = Replay(claimed.journal)
         self._turns = Turns(self._replay.answers)
         self.recorder = Recorder(self, services, max(self._replay.length, claimed.run.base))
@@ -121,6 +122,7 @@ class Execution:
         """Run the workflow and write down how it ended. Returns also when it is lost."""
         self._root = asyncio.current_task()
         scope.set(Lane(self))
+        begin_in_trace(self.record)
         if self._stop is not None and self._root is not None:
             self._root.cancel()  # stopped before it began
         if self._cancel_due:
@@ -177,10 +179,6 @@ class Execution:
     def lent(self) -> Mapping[type, object]:
         """What the app lends to the code of its runs."""
         return self._services.lent
-
-    @property
-    def around(self) -> Sequence[Middleware]:
-        return self._services.around
 
     @property
     def stopped(self) -> bool:

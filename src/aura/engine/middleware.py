@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+from aura.store.base import RunRecord
+
 
 class Invocation(NamedTuple):
     """What is being called. `name` is the workflow's or the step's; `key` the journal key of a step
@@ -21,11 +23,25 @@ class Invocation(NamedTuple):
     version: str
     key: str
     attempt: int
+    trace: str = ""
+    execution: int = 1
 
 
 Proceed = Callable[[], Awaitable[Any]]
 Middleware = Callable[[Invocation, Proceed], Awaitable[Any]]
 """Gets what is called and a function that calls it; gives the result, or raises."""
+
+
+def concerning(around: Sequence[Middleware], run: RunRecord) -> Sequence[Middleware]:
+    """Those that want to be called for that run: all but what has a method `concerns` that says
+    no, so that what it leaves out costs nothing."""
+    if not around:
+        return around
+    return [one for one in around if getattr(one, "concerns", _all)(run)]
+
+
+def _all(_: RunRecord) -> bool:
+    return True
 
 
 def wrapped(around: Sequence[Middleware], what: Invocation, innermost: Proceed) -> Awaitable[Any]:

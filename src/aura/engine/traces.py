@@ -88,6 +88,13 @@ def carrying(origin: str) -> str:
     return origin if here is None else f"{origin} {here.traceparent}"
 
 
+def begin_in_trace(run: RunRecord) -> None:
+    """What a run does belongs to the trace that it was started in, also where nothing makes spans
+    of it. For the task of the run."""
+    if run.origin[-LENGTH - 1 : -LENGTH] == " " and _CARRIED.search(run.origin):
+        current.set(Carried(run.origin[-LENGTH:]))
+
+
 def process_of(origin: str) -> str:
     """The process that has started a run."""
     return origin[: -LENGTH - 1] if _CARRIED.search(origin) else origin

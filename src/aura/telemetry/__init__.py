@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from aura.telemetry.tracing import Tracing
 
 _YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
-RATE = 1_000.0
+RATE = 500.0
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """How an app is traced. A process records traces as long as they have together at most `rate`
-    spans a second (None: all of them); of what begins above that, whole traces are left out.
+    """How an app is traced. A process makes at most about `rate` spans a second (None: all of
+    them): of what begins above that whole traces are left out, and a run that alone would make more
+    says how many tries of its steps have none (`aura.spans_left_out`).
     AURA_TRACE_RATE stands for it when it is not given. `provider` is a tracer provider of
     OpenTelemetry; None: the process's."""
 
@@ -72,7 +73,7 @@ def tracing_of(wanted: Telemetry | bool | None, name: str, clock: Clock) -> Trac
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"telemetry needs a package that is not installed ({error.name})",
-            hint="Install it: pip install opentelemetry-api, or aura-workflows[otel] to export, too",
+            hint="Install it: pip install aura-workflows[otel]",
         ) from error
     return Tracing(name, clock, Telemetry() if wanted is True else wanted)
 

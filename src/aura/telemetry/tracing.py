@@ -23,6 +23,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -64,26 +65,33 @@ _MESSAGING = {"emit": "send", "handle": "process"}
 _LONGEST = 200  # characters of what an error says
 _WAITED = 0.001  # seconds in a queue that are worth a span
 _MOST_UNSAMPLED = 100_000
+_BURST = 0.25  # seconds whose spans a process may make at once
 
 
 class Budget:
-    """How many spans a second a process pays for: a bucket of one second's worth. New traces are
-    recorded while there is something in it; a trace that was begun takes what it needs, so the
-    bucket may owe. Pure but for its own level."""
+    """How many spans a second a process pays for: a bucket of what comes in a quarter of a second.
+    New traces are recorded while there is something in it. What belongs to a trace that has begun
+    may owe as much again; then tries of steps are left out of it. Pure but for its own level."""
 
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
-        self._level = rate or 0.0
+        self._room = _BURST * rate if rate else 0.0
+        self._level = self._room
         self._at: float | None = None
 
     def allows(self, now: float) -> bool:
         """Whether a trace may begin; `now` in monotonic seconds."""
-        if self._rate is None:
-            return True
+        return self._rate is None or self._filled(now) > 0
+
+    def affords(self, now: float) -> bool:
+        """Whether one that has begun may have another step."""
+        return self._rate is None or self._level > 0 or self._filled(now) > -self._room
+
+    def _filled(self, now: float) -> float:
         passed = 0.0 if self._at is None else max(0.0, now - self._at)
         self._at = now
-        self._level = min(self._rate, self._level + passed * self._rate)
-        return self._level > 0
+        self._level = min(self._room, self._level + passed * (self._rate or 0.0))
+        return self._level
 
     def spend(self) -> None:
         """A span was made."""
@@ -191,6 +199,7 @@ class Tracing:
         self._clock = clock
         self._settings = settings
         self.budget = Budget(settings.rate)
+        self._left_out: Counter[str] = Counter()  # tries without a span, by run
         self._unsampled: set[str] = set()  # runs that nobody started in a trace, over the budget
 
     @cached_property
@@ -207,18 +216,28 @@ class Tracing:
 
     # -- runs and steps: middleware ------------------------------------------------------------
 
-    def around(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]:
+    def concerns(self, run: RunRecord) -> bool:
+        """Whether that run is recorded."""
+        if run.workflow.startswith(_OURS):
+            return False
+        trace = trace_of(run)
+        if trace[36:52] == NO_PARENT:
+            return self._begins(run.id)
+        return trace.endswith("1")
+
+    def __call__(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]:
         """The middleware."""
         if what.kind == "run":
             return self._run(what, proceed)
         here = current.get()
         if type(here) is not Here or not here.sampled:
             return proceed()
+        if not self.budget.affords(self._clock.monotonic()):
+            self._left_out[what.run_id] += 1
+            return proceed()
         return self._step(here, what, proceed)
 
     async def _run(self, what: Invocation, proceed: Proceed) -> Any:
-        if what.workflow.startswith(_OURS):
-            return await proceed()
         own = self._context_of(what.trace, what.run_id, what.execution)
         here = Here(self, NonRecordingSpan(own))
         token, attached = current.set(here), contexts.attach(here.context)
@@ -280,6 +299,7 @@ class Tracing:
 
     def settled(self, run: RunRecord) -> None:
         """A run has left this process; when it has ended, its span is made."""
+        left_out = self._left_out.pop(run.id, 0)
         if run.state not in _ENDS or run.workflow.startswith(_OURS):
             return
         trace = trace_of(run)
@@ -294,6 +314,8 @@ class Tracing:
         span = self.span(
             f"run {run.workflow}", _above(trace), SpanKind.CONSUMER, _of_run(run), run.created_at
         )
+        if left_out:
+            span.set_attribute("aura.spans_left_out", left_out)
         if run.state != "completed":
             span.set_status(Status(StatusCode.ERROR, run.state))
         if run.started_at is not None and run.started_at - run.created_at > _WAITED:
@@ -358,7 +380,7 @@ class Tracing:
         """The context of the run's own span."""
         trace_id, parent, sampled = trace[3:35], trace[36:52], trace.endswith("1")
         if parent == NO_PARENT and sampled:
-            sampled = self._begins(run_id)
+            sampled = run_id not in self._unsampled
         if self._made[1] is None and parent != NO_PARENT:
             span_id = int(parent, 16)
         else:
@@ -368,9 +390,8 @@ class Tracing:
 
     def _begins(self, run_id: str) -> bool:
         """Whether the trace of a run that nobody started in one is recorded here."""
-        if run_id in self._unsampled:
-            return False
         if self.budget.allows(self._clock.monotonic()):
+            self._unsampled.discard(run_id)
             return True
         if len(self._unsampled) >= _MOST_UNSAMPLED:
             self._unsampled.clear()
