@@ -49,6 +49,11 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return str(self._server.get_uri(database=database))
 
+    @property
+    def programs(self) -> Path:
+        """The folder with psql, pg_dump and the like."""
+        return Path(self._server.bin_path)
+
     def execute(self, sql: str, database: str = "postgres") -> None:
         """Run statements as the superuser; several of them are one transaction."""
         psql = str(self._server.bin_path / "psql")

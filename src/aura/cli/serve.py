@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,10 @@ import typer
 
 from aura.cli import process
 from aura.cli.loading import load_app, opened
-from aura.cli.options import AppDatabase, AppName, Json, MetricsPort
+from aura.cli.options import AppDatabase, AppName, Json, LogFormat, MetricsPort, taking
 from aura.cli.output import print_json_line
 from aura.cli.ports import bound, metrics_socket, serve_metrics, url_of
-from aura.cli.tls import Tls, tls_of
+from aura.cli.tls import Front, tls_of, trusted_proxies
 from aura.cli.worker import described
 from aura.errors import ConfigError
 
@@ -36,30 +37,45 @@ DRAIN = 10.0
 """Seconds that requests have to finish when the server stops."""
 
 
-def serve(
-    target: AppName,
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What `aura serve` is told."""
+
+    target: AppName
     gateway: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Serve the routes of its `gateway:` section too."),
-    ] = None,
+    ] = None
     host: Annotated[
         str, typer.Option(help="An address; others than loopback need: aura token create.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080,
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8080
     no_worker: Annotated[
         bool, typer.Option("--no-worker", help="Start runs, but let other processes execute them.")
-    ] = False,
-    metrics_port: MetricsPort = None,
+    ] = False
+    metrics_port: MetricsPort = None
+    log_format: LogFormat = None
     tls_cert: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Speak TLS with this certificate; SIGHUP reads it anew."),
-    ] = None,
+    ] = None
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key to it, without a passphrase.")
-    ] = None,
-    database: AppDatabase = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    trust_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A proxy, or a network of them, that says who its clients are; may be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    database: AppDatabase = None
+    as_json: Json = False
+
+
+@taking(ServeOptions)
+def serve(options: ServeOptions) -> None:
     """Serve an app on one port: worker, HTTP API, dashboard and, when given, a gateway.
 
     The dashboard is at /, the API at /api/v1, health at /healthz and /readyz, metrics at /metrics.
@@ -71,17 +87,21 @@ def serve(
       aura serve research:app
       aura serve research:app --gateway aura.yaml --port 9000
       aura serve research:app --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+      aura serve research:app --trust-proxy 127.0.0.1
     """
     from aura.server.serving import build
 
-    app = load_app(target, database)
-    config = read_gateway(gateway) if gateway is not None else None
-    tls = tls_of(tls_cert, tls_key)
-    process.log_to_stderr()
-    process.run(_guarded(app, host, tls))
-    serving = build(app, config, worker=not no_worker, dashboard=_has_dashboard())
-    with bound(host, port) as listener, metrics_socket(metrics_port) as apart:
-        process.run(_serve(serving, listener, tls, apart, as_json))
+    app = load_app(options.target, options.database)
+    config = read_gateway(options.gateway) if options.gateway is not None else None
+    front = Front(
+        tls_of(options.tls_cert, options.tls_key), trusted_proxies(options.trust_proxy or ())
+    )
+    process.log_to_stderr(options.log_format)
+    process.run(_guarded(app, options.host, front))
+    serving = build(app, config, worker=not options.no_worker, dashboard=_has_dashboard())
+    metrics = metrics_socket(options.metrics_port)
+    with bound(options.host, options.port) as listener, metrics as apart:
+        process.run(_serve(serving, listener, front, apart, options.as_json))
 
 
 def _has_dashboard() -> bool:
@@ -93,7 +113,7 @@ def _has_dashboard() -> bool:
     return ui.installed()
 
 
-async def _guarded(app: Aura, host: str, tls: Tls | None) -> None:
+async def _guarded(app: Aura, host: str, front: Front) -> None:
     """Raises ConfigError when others could reach the API and nothing would hold them back."""
     from aura.server.hosts import is_loopback_name
     from aura.server.tokens import require_token
@@ -102,7 +122,7 @@ async def _guarded(app: Aura, host: str, tls: Tls | None) -> None:
         return
     async with opened(app):
         await require_token(app, host)
-    if tls is None:
+    if front.tls is None and not front.proxies:
         log.warning("%s is reached over plain HTTP: let a proxy with TLS stand before it", host)
 
 
@@ -119,18 +139,18 @@ def read_gateway(path: Path) -> GatewayConfig:
 async def _serve(
     serving: Serving,
     listener: socket.socket,
-    tls: Tls | None,
+    front: Front,
     apart: socket.socket | None,
     as_json: bool,
 ) -> None:
     url = url_of(listener)
-    if tls is not None:
+    if front.tls is not None:
         url = url.replace("http:", "https:", 1)
-    with process.stoppable() as stop, tls.reloaded() if tls else contextlib.nullcontext():
+    with process.stoppable() as stop, front.reloaded():
         async with serving, serve_metrics(serving.metrics, apart) as metrics:
             log.info("serving %s: %s", url, described(serving.app))
             ready: dict[str, Any] = {"event": "ready", "pid": os.getpid(), "url": url, **metrics}
-            await _until(stop, serving, listener, tls, ready if as_json else {})
+            await _until(stop, serving, listener, front, ready if as_json else {})
             log.info("stopping: handing back what is under way")
         log.info("stopped")
         if as_json:
@@ -141,7 +161,7 @@ async def _until(
     stop: process.Stop,
     serving: Serving,
     listener: socket.socket,
-    tls: Tls | None,
+    front: Front,
     announced: dict[str, Any],
 ) -> None:
     """Serve until told to stop, then let requests finish. Raises what the server raises."""
@@ -167,9 +187,7 @@ async def _until(
         config.ws, config.ws_max_size = "auto", MOST_SAID
     config.lifespan = "off"  # it is open already: what hinders that is told as an error of its own
     config.timeout_graceful_shutdown = round(DRAIN)
-    if tls is not None:
-        config.load()
-        config.ssl = tls.context
+    front.configure(config)
     server = Server(config)
     running = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

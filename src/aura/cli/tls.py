@@ -1,17 +1,24 @@
-"""TLS of `aura serve`: a certificate and its key from files, read again on SIGHUP."""
+"""What stands before `aura serve`: TLS with a certificate from files, read again on SIGHUP, or
+proxies that say who their clients are."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aura.errors import ConfigError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 log = logging.getLogger("aura.cli")
 
@@ -52,6 +59,41 @@ class Tls:
             yield
         finally:
             loop.remove_signal_handler(hangup)
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Whether this server speaks TLS itself, and the `proxies` (addresses or networks) whose
+    X-Forwarded-For and X-Forwarded-Proto are believed."""
+
+    tls: Tls | None = None
+    proxies: tuple[str, ...] = ()
+
+    def configure(self, config: uvicorn.Config) -> None:
+        """Tell uvicorn, which loads its configuration here."""
+        config.proxy_headers = bool(self.proxies)
+        config.forwarded_allow_ips = list(self.proxies)
+        config.load()
+        if self.tls is not None:
+            config.ssl = self.tls.context
+
+    def reloaded(self) -> AbstractContextManager[None]:
+        """SIGHUP reads the certificate again for as long as this lasts."""
+        return contextlib.nullcontext() if self.tls is None else self.tls.reloaded()
+
+
+def trusted_proxies(texts: Iterable[str]) -> tuple[str, ...]:
+    """Addresses and networks. Raises ConfigError for what is neither: a name may mean another
+    machine tomorrow."""
+    found = []
+    for text in texts:
+        try:
+            found.append(str(ipaddress.ip_network(text)).removesuffix("/32").removesuffix("/128"))
+        except ValueError as error:
+            raise ConfigError(
+                f"--trust-proxy is {text!r}", hint="Give an address or a network: 10.0.0.0/8"
+            ) from error
+    return tuple(found)
 
 
 def tls_of(cert: Path | None, key: Path | None) -> Tls | None:
