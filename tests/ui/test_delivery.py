@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.ui.kit import Site, Tabs, fits, picture, show
+from tests.ui.shared import Shared
 
 TARGET = "tests.ui.delivery_program:app"
 ATTACK = "<script>document.title='taken'</script>"
@@ -34,6 +35,19 @@ EXPERIMENT = {
     "min_time": "1h",
     "max_time": "2h",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, site: Site) -> Iterator[Shared]:
+    found = Shared(browser, site)
+    yield found
+    found.tabs.close()
+
+
+@pytest.fixture
+def tab(shared: Shared) -> Iterator[Page]:
+    with shared.watched():
+        yield shared.tab()
 
 
 def post(site: Site, path: str, **body: Any) -> Any:
@@ -84,7 +98,7 @@ def width(tab: Page, arm: int) -> float:
     return float(mine["width"] / whole["width"])
 
 
-def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tabs: Tabs) -> None:
+def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tab: Page, tabs: Tabs) -> None:
     started(site, "replace-legacy", split="chat")
     assert site.ended(site.start("traffic", "t-1", split="chat", count=1500))["state"] == (
         "completed"
@@ -96,7 +110,7 @@ def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tabs: Tabs) 
     site.ended(site.start("traffic", "t-3", split="search", count=700, failing=40))
     site.ended(site.start("copies", "c-1", split="chat", arm="chat-2"))
     wait_for(site, "/shadows/chat", lambda found: bool(found.get("reports")))
-    tab = tabs.open("/rollouts/replace-legacy", height=1200)
+    show(tab, "/rollouts/replace-legacy")
     expect(tab.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
     expect(tab.get_by_role("img", name="Latencies of both arms")).to_be_visible()
     expect(tab.locator(".latencies .hill")).to_have_count(2)
@@ -115,19 +129,29 @@ def test_a_rollout_shows_what_its_guards_and_copies_say(site: Site, tabs: Tabs) 
     attack.locator("summary").click()
     tab.evaluate("scrollTo(0, 0)")
     picture(tab, "rollout", whole=True)
-    dark = tabs.open("/rollouts/replace-legacy", scheme="dark", height=900)
-    expect(dark.get_by_role("img", name="Guard errors: evidence over time")).to_be_visible()
+    show(tab, "/rollouts")
+    expect(tab.get_by_role("article", name="Rollout replace-legacy")).to_be_visible()
+    picture(tab, "rollouts")
+    small(tab)
+    dark = tabs.open("/rollouts/replace-legacy", scheme="dark")
     expect(dark.locator(".latencies .hill")).to_have_count(2)
+    background = "getComputedStyle(document.querySelector('.card')).backgroundColor"
+    assert dark.evaluate(background) != tab.evaluate(background)
     picture(dark, "rollout-dark")
-    show(dark, "/rollouts")
-    expect(dark.get_by_role("link", name="replace-legacy")).to_be_visible()
-    light = tabs.open("/rollouts")
-    expect(light.get_by_role("article", name="Rollout replace-legacy")).to_be_visible()
-    picture(light, "rollouts")
+    small(dark)
+
+
+def small(tab: Page, name: str = "") -> None:
+    """What is shown fits a small screen too."""
+    tab.set_viewport_size({"width": 400, "height": 800})
+    assert fits(tab), tab.url
+    if name:
+        picture(tab, name)
+    tab.set_viewport_size({"width": 1280, "height": 800})
 
 
 def test_a_bar_moves_with_the_traffic(site: Site, tab: Page) -> None:
-    started(site, "moving")
+    started(site, "moving", candidate="a-candidate-with-a-name-that-is-rather-long")
     show(tab, "/rollouts/moving")
     expect(part(tab, 1, "0.05")).to_be_attached()
     assert width(tab, 1) == pytest.approx(0.05, abs=0.01)
@@ -139,6 +163,7 @@ def test_a_bar_moves_with_the_traffic(site: Site, tab: Page) -> None:
     assert width(tab, 1) == pytest.approx(0.25, abs=0.01)
     expect(tab.get_by_role("img", name="Traffic of split moving: legacy 75 %")).to_be_visible()
     expect(tab.locator('.rung[aria-current="step"] .rung-name')).to_have_text("25%")
+    small(tab, "rollout-narrow")
 
 
 def test_an_operator_steers_with_reasons_and_they_are_kept(site: Site, tab: Page) -> None:
@@ -219,20 +244,22 @@ def test_people_approve_stages(site: Site, tab: Page) -> None:
     expect(table(tab, "History")).to_contain_text("wrong prices")
 
 
-def test_an_experiment_is_shown_over_time(site: Site, tabs: Tabs) -> None:
+def test_an_experiment_is_shown_over_time(site: Site, tab: Page) -> None:
     post(site, "/experiments", experiment=EXPERIMENT)
-    site.ended(site.start("visits", "v-1", count=1000))
+    site.ended(site.start("visits", "v-1", count=500))
     wait_for(
         site, "/experiments/copy",
         lambda found: bool(found["comparisons"]) and len(found["comparisons"][0]["points"]) > 2,
     )  # fmt: skip
-    tab = tabs.open("/experiments", height=900)
+    show(tab, "/experiments")
+    small(tab)
     tab.get_by_role("link", name="copy").click()
     expect(tab.get_by_role("heading", name="copy", exact=True)).to_be_visible()
     expect(tab.locator(".chart .band")).to_have_count(1)
     expect(table(tab, "Metrics")).to_contain_text("basket (primary)")
     expect(table(tab, "Arms")).to_contain_text("baseline")
     picture(tab, "experiment", whole=True)
+    small(tab)
     tab.get_by_role("button", name="Stop").click()
     confirm(tab, "Stop", "seen enough")
     expect(tab.locator(".hero .badge")).to_have_text("stopped")
@@ -264,21 +291,8 @@ def test_the_catalog_says_what_may_take_whose_place(site: Site, tab: Page) -> No
     expect(tab.locator(".found")).to_contain_text("does not start")
     expect(tab.locator(".found")).to_contain_text("language: required by 2.0.0")
     picture(tab, "catalog")
+    small(tab)
     tab.get_by_role("button", name="Deprecate").last.click()
     confirm(tab, "Deprecate", "it is too slow")
     expect(tab.get_by_text("Deprecated: it is too slow (local).")).to_be_visible()
     assert "taken" not in tab.title()
-
-
-def test_pages_fit_a_small_screen(site: Site, tabs: Tabs) -> None:
-    started(site, "narrow", candidate="a-candidate-with-a-name-that-is-rather-long")
-    tab = tabs.open(width=400, height=800)
-    for path in ("/rollouts", "/experiments", "/catalog", "/catalog/research", "/rollouts/narrow"):
-        show(tab, path)
-        expect(tab.locator(".card").first).to_be_visible()
-        assert fits(tab), path
-        assert tab.locator(".problem").count() == 0, path
-    picture(tab, "rollout-narrow")
-    dark = tabs.open("/rollouts/narrow", scheme="dark", width=400, height=800)
-    expect(part(dark, 1, "0.05")).to_be_attached()
-    assert fits(dark)

@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from aura import Aura, Config
 from aura.server import tokens
-from tests.ui.kit import Site, Tabs, connected, fits, picture, served, show
+from tests.ui.kit import Site, connected, fits, picture, served, show
+from tests.ui.shared import Shared
 
 ATTACK = "<script>document.title='taken'</script>"
 KEY = f"k1:{base64.b64encode(b'key-' * 8).decode()}"
@@ -62,18 +63,29 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield found
 
 
-def opened(tabs: Tabs, site: Site, role: str, path: str) -> Page:
-    """The page, in a tab of somebody with that role."""
-    tab = tabs.open()
-    tab.goto(path)
-    tab.get_by_label("Token").fill(getattr(site, role))
-    tab.get_by_role("button", name="Log in").click()
-    connected(tab)
-    return tab
+@pytest.fixture(scope="module")
+def everybody(browser: Browser, site: Site) -> Iterator[Shared]:
+    found = Shared(browser, site)
+    yield found
+    found.tabs.close()
+
+
+@pytest.fixture
+def shared(everybody: Shared) -> Iterator[Shared]:
+    with everybody.watched() as found:
+        yield found
 
 
 def table(tab: Page, label: str) -> Locator:
     return tab.locator(f'.table-box[aria-label="{label}"]')
+
+
+def small(tab: Page) -> None:
+    """What is shown fits a small screen too."""
+    tab.set_viewport_size({"width": 400, "height": 800})
+    assert fits(tab), tab.url
+    assert tab.locator(".problem").count() == 0, tab.url
+    tab.set_viewport_size({"width": 1280, "height": 800})
 
 
 def confirm(tab: Page, label: str, why: str) -> None:
@@ -83,13 +95,14 @@ def confirm(tab: Page, label: str, why: str) -> None:
     expect(dialog).to_have_count(0)
 
 
-def test_dead_letters_are_requeued_and_dropped(site: Site, tabs: Tabs) -> None:
-    tab = opened(tabs, site, "operator", "/dead-letters?topic=orders.ready")
+def test_dead_letters_are_requeued_and_dropped(site: Site, shared: Shared) -> None:
+    tab = shared.tab("operator", "/dead-letters?topic=orders.ready")
     rows = table(tab, "Dead letters").locator("tbody tr")
     expect(rows).to_have_count(10)
     expect(rows.first).to_contain_text(f"ValueError: no account for order 9 {ATTACK}")
     expect(tab.get_by_role("button", name="Requeue")).to_be_disabled()
     picture(tab, "dead-letters")
+    small(tab)
     for number in (1, 2, 3):
         tab.get_by_label(f"Choose event:orders.ready/billing/{number}", exact=True).check()
     expect(tab.get_by_text("3 chosen")).to_be_visible()
@@ -109,9 +122,10 @@ def test_dead_letters_are_requeued_and_dropped(site: Site, tabs: Tabs) -> None:
     expect(tab.get_by_role("alert")).to_contain_text("there is no dead letter")
 
 
-def test_schedules_are_paused_triggered_and_resumed(site: Site, tabs: Tabs) -> None:
-    tab = opened(tabs, site, "operator", "/schedules")
+def test_schedules_are_paused_triggered_and_resumed(site: Site, shared: Shared) -> None:
+    tab = shared.tab("operator", "/schedules")
     expect(table(tab, "Schedules")).to_contain_text("Europe/Berlin")
+    small(tab)
     tab.get_by_role("link", name="nightly-report").click()
     connected(tab)
     expect(table(tab, "Next ticks").locator("tbody tr")).to_have_count(5)
@@ -123,13 +137,14 @@ def test_schedules_are_paused_triggered_and_resumed(site: Site, tabs: Tabs) -> N
     confirm(tab, "Trigger now", "wanted today")
     expect(table(tab, "History").locator(".badge", has_text="completed")).to_have_count(1)
     picture(tab, "schedule")
+    small(tab)
     tab.get_by_role("button", name="Resume").click()
     confirm(tab, "Resume", "go on")
     expect(tab.locator(".content .toolbar .badge")).to_have_text("active")
 
 
-def test_a_viewer_looks_and_changes_nothing(site: Site, tabs: Tabs) -> None:
-    tab = opened(tabs, site, "viewer", "/rollouts/watched")
+def test_a_viewer_looks_and_changes_nothing(site: Site, shared: Shared) -> None:
+    tab = shared.tab("viewer", "/rollouts/watched")
     for name in ("Advance", "Pause", "Hold", "Roll back", "Force the baseline …"):
         button = tab.get_by_role("button", name=name, exact=True)
         expect(button).to_be_disabled()
@@ -152,13 +167,14 @@ def test_a_viewer_looks_and_changes_nothing(site: Site, tabs: Tabs) -> None:
     assert [one for one in kept if one["by"] == "an-viewer"] == []
 
 
-def test_admins_read_who_did_what(site: Site, tabs: Tabs) -> None:
+def test_admins_read_who_did_what(site: Site, shared: Shared) -> None:
     assert site.api.post("/letters/nonsense/drop", json={}).status_code >= 400
-    tab = opened(tabs, site, "admin", "/audit")
+    tab = shared.tab("admin", "/audit")
     rows = table(tab, "Audit log").locator("tbody tr")
     expect(rows.first).to_contain_text("failed")
     expect(rows.nth(1)).to_contain_text("an-admin (admin)")
     picture(tab, "audit")
+    small(tab)
     tab.get_by_label("What").fill("rollout")
     tab.get_by_role("button", name="Search").click()
     tab.wait_for_url("**/audit?what=rollout")
@@ -171,10 +187,11 @@ def test_admins_read_who_did_what(site: Site, tabs: Tabs) -> None:
     expect(rows.first).to_be_visible()
 
 
-def test_settings_have_no_secrets_and_tokens_are_revoked(site: Site, tabs: Tabs) -> None:
+def test_settings_have_no_secrets_and_tokens_are_revoked(site: Site, shared: Shared) -> None:
     token(site, "a-spare", "viewer")
-    tab = opened(tabs, site, "admin", "/settings")
+    tab = shared.tab("admin", "/settings")
     expect(table(tab, "Configuration")).to_contain_text("on, 1 key")
+    small(tab)
     shown = tab.content()
     for secret in (
         KEY.partition(":")[2],
@@ -187,26 +204,24 @@ def test_settings_have_no_secrets_and_tokens_are_revoked(site: Site, tabs: Tabs)
     expect(line.locator(".badge.grey")).to_have_text("revoked")
 
 
-def test_all_pages_fit_and_open(site: Site, tabs: Tabs) -> None:
-    tab = opened(tabs, site, "admin", "/topics")
+def test_topics_workers_and_queues_are_shown(site: Site, shared: Shared) -> None:
+    tab = shared.tab("viewer", "/topics")
     expect(table(tab, "Topics")).to_contain_text("orders.ready")
-    show(tab, "/topics/orders.ready")
+    small(tab)
+    tab.get_by_role("link", name="orders.ready").click()
+    connected(tab)
     expect(table(tab, "Groups")).to_contain_text("billing")
     expect(table(tab, "Events").locator("tbody tr")).to_have_count(10)
+    small(tab)
     show(tab, "/workers")
+    small(tab)
     table(tab, "Workers").get_by_role("link").first.click()
     connected(tab)
     expect(tab.get_by_text("research 1.0.0")).to_be_visible()
+    small(tab)
     show(tab, "/queues")
+    small(tab)
     tab.get_by_role("link", name="gpu").click()
     connected(tab)
     expect(tab.get_by_text("Limits: 2 at once; 1 per key")).to_be_visible()
-    tab.set_viewport_size({"width": 400, "height": 800})
-    for path in (
-        *("/schedules", "/schedules/nightly-report", "/topics", "/topics/orders.ready"),
-        *("/dead-letters", "/queues", "/queues/gpu", "/workers", "/settings", "/audit"),
-    ):
-        show(tab, path)
-        expect(tab.locator(".card").first).to_be_visible()
-        assert fits(tab), path
-        assert tab.locator(".problem").count() == 0, path
+    small(tab)

@@ -189,7 +189,7 @@ class View:
         if ratio is not None:
             expected = f"evidence {charts.number(ratio.evidence)} of {charts.number(ratio.limit)}"
             self._units.show(f"{sum(ratio.units.values()):,}", f"{len(ratio.units)} arms")
-            self._sample.show("wrong" if ratio.tripped else "as it should be", expected)
+            self._sample.show("wrong" if ratio.tripped else "right", expected)
         if ratio is not None and ratio.tripped and not self._ratio_shown:
             self._ratio_shown = True
             with self._ratio, el("div", "problem", role="alert"):

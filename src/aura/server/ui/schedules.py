@@ -111,7 +111,7 @@ async def one_schedule(visit: Visit, name: str) -> None:
         history.show(_history(found))
 
     key = ("schedule", name, visit.caller.role)
-    await visit.live(lambda: schedules.show_schedule(visit.app, name), show, key=key)
+    await visit.live(lambda: schedules.show_schedule(visit.app, name), show, key=key, every=0.5)
 
 
 def _rules(one: ScheduleView) -> dict[str, object]:
