@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.ui.kit import Site, Tabs, launched, served
+from tests.ui.kit import PATIENCE, Site, Tabs, launched, served
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

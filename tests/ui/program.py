@@ -57,7 +57,8 @@ async def research(text: str, branches: int = 3) -> dict[str, Any]:
 
 @app.workflow(version="1.1.0", name="research")
 async def research_11(text: str, branches: int = 3) -> dict[str, Any]:
-    return await extract(text)
+    found: dict[str, Any] = await extract(text)
+    return found
 
 
 @app.workflow(version="1.0.0")

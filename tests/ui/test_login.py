@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.ui.kit import ROOT, Site, Tabs, connected, picture, served, show
+from tests.ui.kit import ROOT, Site, connected, picture, served
 
 TARGET = "tests.ui.program:app"
 

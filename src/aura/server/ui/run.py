@@ -215,10 +215,7 @@ class RunPage:
     def _show_state(self, found: dict[str, Any]) -> None:
         self._state.clear()
         with self._state, card("State", "what the run says of itself"):
-            texts = {
-                key: one if isinstance(one, str) else json.dumps(one) for key, one in found.items()
-            }
-            facts({key: text[:2000] for key, text in texts.items()})
+            facts({key: _brief(one) for key, one in found.items()})
 
     def _hear(self, said: tuple[Said, ...]) -> None:
         for one in said:
@@ -230,8 +227,7 @@ class RunPage:
                         tabindex=0,
                     )  # fmt: skip
             with self._streams[one.stream]:
-                text = one.item if isinstance(one.item, str) else json.dumps(one.item)
-                el("li", "", text[:2000])
+                el("li", "", _brief(one.item))
 
     async def _show_children(self) -> None:
         found = await outline.children_of(self._app, self._record.id)
@@ -322,6 +318,11 @@ def _facts(view: RunView, attributes: dict[str, str]) -> None:
                     link(view.parent, f"/runs/{quote(view.parent, safe='')}")
         for name, value in attributes.items():
             _pair(name, value)
+
+
+def _brief(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text[:2000]
 
 
 def _pair(name: str, value: str) -> None:

@@ -17,7 +17,7 @@ from aura.server.access import Needs
 from aura.server.bulk import Action, BulkView, Chosen
 from aura.server.scopes import theirs
 from aura.server.ui.pages import page
-from aura.server.ui.parts import Column, Empty, Table, button, card, el, heading, sentence
+from aura.server.ui.parts import Column, El, Empty, Table, button, card, el, heading, sentence
 from aura.server.ui.paths import path
 from aura.server.ui.visit import Order, Visit, notify
 from aura.server.views import RunList, RunView
@@ -40,6 +40,9 @@ NONE = Empty(
     "No runs here",
     "Nothing is like that. Remove a filter, or start a run:",
     "aura run app:app workflow '\"text\"'",
+)
+_PLAIN_CLICK = (
+    "(e) => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); emit(); } }"
 )
 BULK: tuple[tuple[Action, str, str], ...] = (
     ("cancel", "Cancel", "danger"),
@@ -82,14 +85,15 @@ class RunsPage:
         self._app = visit.app
         self._filters = filters
         self._shown: RunList | None = None
+        self._tabs: dict[str, El] = {}
 
     async def build(self) -> None:
         """All of it; the list is kept current."""
         heading("Runs")
         with card() as body:
             body.classes("flush")
-            self._bar = el("div", "filter-bar")
-            await self._show_bar()
+            with el("div", "filter-bar"):
+                await self._show_bar()
             self._bulk_bar = el("div", "bulk-bar hidden", role="region", aria_label="Chosen runs")
             self._table = Table(COLUMNS, label="Runs", empty=NONE, choose=self._show_bulk)
             self._pager = el("div", "pager")
@@ -114,34 +118,35 @@ class RunsPage:
 
     async def _show_bar(self) -> None:
         one = self._filters
-        self._bar.clear()
-        with self._bar:
-            with el("div", "search", data_search="true"):
-                self._search = ui.input(
-                    placeholder="Find by id, or attribute:value", value=one.attribute
-                )
-                self._search.props('outlined dense clearable aria-label="Find runs"')
-                self._search.on("keydown.enter", self._find)
-                self._search.on("clear", lambda: self._turn(replace(one, attribute="", cursor="")))
-            with el("nav", "tabs states-tabs", aria_label="State"):
-                for state in ("", *STATES):
-                    to = replace(one, state=state, cursor="")
-                    here = "page" if state == one.state else None
-                    tab = el("a", "tab", state or "all", href=to.address, aria_current=here)
-                    tab.on(
-                        "click", partial(self._turn, to),
-                        js_handler="(e) => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) "
-                        "{ e.preventDefault(); emit(); } }",
-                    )  # fmt: skip
-            names = await self._workflows()
-            if len(names) > 1 or one.workflow:
-                offered = {"": "all workflows", **{name: name for name in sorted({*names})}}
-                if one.workflow and one.workflow not in offered:
-                    offered[one.workflow] = one.workflow
-                if self._visit.caller.workflows:
-                    del offered[""]
-                select = ui.select(offered, value=one.workflow, on_change=self._choose_workflow)
-                select.props('outlined dense aria-label="Workflow"').classes("workflow-select")
+        with el("div", "search", data_search="true"):
+            self._search = ui.input(placeholder="Find by id, or attribute:value")
+            self._search.value = one.attribute
+            self._search.props('outlined dense clearable aria-label="Find runs"')
+            self._search.on("keydown.enter", self._find)
+            self._search.on("clear", self._find)
+        with el("nav", "tabs states-tabs", aria_label="State"):
+            for state in ("", *STATES):
+                tab = self._tabs[state] = el("a", "tab", state or "all")
+                tab.on("click", partial(self._choose_state, state), js_handler=_PLAIN_CLICK)
+        self._mark_tabs()
+        names = await self._workflows()
+        if len(names) > 1 or one.workflow:
+            offered = {"": "all workflows", **{name: name for name in names}}
+            if one.workflow and one.workflow not in offered:
+                offered[one.workflow] = one.workflow
+            if self._visit.caller.workflows:
+                del offered[""]
+            select = ui.select(offered, value=one.workflow, on_change=self._choose_workflow)
+            select.props('outlined dense aria-label="Workflow"').classes("workflow-select")
+
+    def _mark_tabs(self) -> None:
+        """Which state is shown, and where the others lead."""
+        for state, tab in self._tabs.items():
+            tab.props["href"] = replace(self._filters, state=state, cursor="").address
+            tab.props["aria-current"] = "page" if state == self._filters.state else "false"
+
+    async def _choose_state(self, state: str) -> None:
+        await self._turn(replace(self._filters, state=state, cursor=""))
 
     async def _choose_workflow(self, event: ValueChangeEventArguments[Any]) -> None:
         await self._turn(replace(self._filters, workflow=str(event.value or ""), cursor=""))
@@ -175,7 +180,7 @@ class RunsPage:
         self._visit.here(to.address)
         self._shown = None
         self._show(found)
-        await self._show_bar()
+        self._mark_tabs()
 
     async def _find(self) -> None:
         """A run by its id, or runs by an attribute."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nicegui import ui
+from nicegui import context, ui
 
 from aura.server.access import Caller
 from aura.server.tokens import ranks
@@ -18,6 +18,7 @@ from aura.server.ui.parts import El, el, icon
 def frame(page: Page, caller: Caller, app_name: str, *, logged_in: bool) -> Iterator[El]:
     """The frame; what is built inside becomes the page's content. Gives the line above it."""
     ui.query("body").classes("aura")
+    _only_one_main()
     el("a", "skip", "Skip to the content", href="#content")
     with el("div", "frame"):
         _top(app_name)
@@ -30,6 +31,13 @@ def frame(page: Page, caller: Caller, app_name: str, *, logged_in: bool) -> Iter
             said = el("p", "said hidden", "", role="status")
             with el("div", "content"):
                 yield said
+
+
+def _only_one_main() -> None:
+    """NiceGUI's own page is a `main` too; ours is the one that people are to be led to."""
+    slot = context.client.content.parent_slot
+    if slot is not None:
+        slot.parent.props["role"] = "presentation"
 
 
 def _top(app_name: str) -> None:

@@ -165,15 +165,16 @@ export default {
       const boxes = drawn.nodes.map((node) => {
         const times = node.times > 1 ? `${node.times}×` : "";
         const lanes = node.lanes > 1 ? `${node.lanes} lanes` : "";
-        const name = node.name.length > 17 ? node.name.slice(0, 16) + "…" : node.name;
+        const name = node.name.length > 19 ? node.name.slice(0, 18) + "…" : node.name;
+        const told = [times, lanes].filter(Boolean).join(" · ");
         const pick = () => this.look(node.key);
         const onKeydown = (e) => (e.key === "Enter" || e.key === " ") && (e.preventDefault(), pick());
         return h("g", { class: ["node", node.state], transform: `translate(${node.x} ${node.y})`, tabindex: 0, role: "button", "aria-label": `${node.name}, ${node.state}`, onClick: pick, onKeydown }, [
           h("title", {}, node.name),
           h("rect", { width: wide, height: high, rx: 6 }),
-          h("circle", { cx: 14, cy: high / 2, r: 4 }),
-          h("text", { x: 25, y: high / 2 + 4 }, name),
-          h("text", { class: "times", x: wide - 8, y: high / 2 + 4, "text-anchor": "end" }, [times, lanes].filter(Boolean).join(" · ")),
+          h("circle", { cx: 14, cy: told ? 16 : high / 2, r: 4 }),
+          h("text", { x: 25, y: told ? 20 : high / 2 + 4 }, name),
+          h("text", { class: "times", x: 25, y: 36 }, told),
         ]);
       });
       const size = { width: drawn.width + 24, height: drawn.height + 24 };

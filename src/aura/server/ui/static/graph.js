@@ -1,7 +1,7 @@
 // The graph of a run's steps: one after the other from left to right, lanes one under the other.
 import { shape } from "/_aura/lanes.js";
 
-const WIDE = 148, HIGH = 34, GAP_X = 34, GAP_Y = 12;
+const WIDE = 160, HIGH = 44, GAP_X = 34, GAP_Y = 12;
 
 // {width, height, nodes: [{x, y, name, times, state, key}], edges: [{from, to}]}, in pixels.
 export function layout(top) {

@@ -27,7 +27,16 @@
   paint();
   dark.addEventListener("change", paint);
   addEventListener("storage", paint);
-  addEventListener("popstate", () => location.reload());
+  const place = () => location.pathname + location.search;
+  let last = place();
+  for (const name of ["pushState", "replaceState"]) {
+    const real = history[name];
+    history[name] = function (...given) {
+      real.apply(this, given);
+      last = place();
+    };
+  }
+  addEventListener("popstate", () => place() !== last && location.reload());
   addEventListener("click", (event) => {
     const of = (id) => event.target.closest?.(id);
     if (of("#theme-button")) {
