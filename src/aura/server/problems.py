@@ -71,6 +71,7 @@ CODES: dict[type[AuraError], tuple[int, str]] = {
     errors.StepTimeout: (500, "step-timeout"),
     errors.TransactionError: (500, "transaction-failed"),
     errors.OtherDatabase: (500, "other-database"),
+    errors.BreakerOpen: (503, "breaker-open"),
     errors.DeadlineExceeded: (504, "deadline-exceeded"),
     errors.SignalTimeout: (504, "signal-timeout"),
     errors.UpdateRejected: (409, "update-rejected"),
