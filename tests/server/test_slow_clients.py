@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 
 import aura
 from aura.gateway.client import Receive, Scope, Send
@@ -88,6 +89,14 @@ class Endless:
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
 async def test_a_client_that_never_reads_is_cut_off(http: str) -> None:
+    await _cut_off(http)
+
+
+def test_a_client_that_never_reads_is_cut_off_in_the_loop_of_aura_serve() -> None:
+    uvloop.run(_cut_off("httptools"))
+
+
+async def _cut_off(http: str) -> None:
     app = Endless(0.5)
     async with served(app, http) as server:
         client = await silent_client(port_of(server), "/")

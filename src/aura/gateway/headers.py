@@ -13,6 +13,7 @@ PairList = list[tuple[bytes, bytes]]
 
 OWN = b"x-aura-"
 _TOKEN = re.compile(rb"\baura_[0-9a-f]{12}_")
+_SESSION = re.compile(rb"[ \t]*(__Host-)?aura_session[ \t]*(=.*)?", re.DOTALL)  # the dashboard's
 VIA = (b"via", b"1.1 aura")
 
 HOP_BY_HOP = frozenset(  # RFC 9110 7.6.1, and the proxy's own authentication (11.7)
@@ -80,9 +81,22 @@ def _is_ours(name: bytes, content: bytes) -> bool:
     return name == b"authorization" and _TOKEN.search(content) is not None
 
 
+def _without_session(headers: Pairs) -> PairList:
+    """Without the cookie of Aura's dashboard, which browsers send to whatever its host serves."""
+    result: PairList = []
+    for name, content in headers:
+        if name == b"cookie" and b"aura_session" in content:
+            kept = [one for one in content.split(b";") if not _SESSION.fullmatch(one)]
+            content = b";".join(kept).strip()
+            if not content:
+                continue
+        result.append((name, content))
+    return result
+
+
 def for_target(headers: Pairs, origin: Origin) -> PairList:
     """A client's fields as they go on to any target; Host and the length are the target's part."""
-    kept = end_to_end(headers)
+    kept = _without_session(end_to_end(headers))
     result = [
         (name, content)
         for name, content in kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import cast
 
 from aura.gateway.client import Message, Send
 
@@ -34,15 +35,32 @@ def patient(send: Send, seconds: float | None = None) -> Send:
             cut = _cut_off(send)
             if not cut:
                 raise
+        except RuntimeError:
+            # uvloop's words for a connection that is closed: another request was answered on it
+            cut = _is_closed(send)
+            if not cut:
+                raise
 
     return within
 
 
+def _transport(send: Send) -> asyncio.WriteTransport | None:
+    """The connection: uvicorn's `send` is a method of the response that has it. Those of uvloop are
+    no subclasses of asyncio's."""
+    found = getattr(getattr(send, "__self__", None), "transport", None)
+    fits = hasattr(found, "abort") and hasattr(found, "is_closing")
+    return cast("asyncio.WriteTransport", found) if fits else None
+
+
+def _is_closed(send: Send) -> bool:
+    transport = _transport(send)
+    return transport is not None and transport.is_closing()
+
+
 def _cut_off(send: Send) -> bool:
-    """Whether the connection could be ended: uvicorn's `send` is a method of the response that has
-    it. Closing it politely would wait for the client once more."""
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if not isinstance(transport, asyncio.WriteTransport):
+    """Whether the connection could be ended. To close it politely would wait for the client."""
+    transport = _transport(send)
+    if transport is None:
         return False
     peer = transport.get_extra_info("peername")
     log.warning("a client does not read and was cut off: %s", peer)
