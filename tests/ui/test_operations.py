@@ -23,7 +23,7 @@ ATTACK = "<script>document.title='taken'</script>"
 KEY = f"k1:{base64.b64encode(b'key-' * 8).decode()}"
 
 
-def token(site: Site, name: str, role: str) -> str:
+def token(site: Site, name: str, role: str, *workflows: str) -> str:
     """A new token's text, made as whoever reaches the database makes it. In a thread of its own:
     the browser has the event loop of this one."""
 
@@ -32,7 +32,7 @@ def token(site: Site, name: str, role: str) -> str:
         app = Aura("shop", config=config)
         await app.open(worker=False)
         try:
-            return (await tokens.create(app, name, role))[1]
+            return (await tokens.create(app, name, role, workflows=workflows))[1]
         finally:
             await app.close()
 
@@ -55,6 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         found.ended(found.start("orders", "o-1", count=10))
         for role in ("viewer", "operator", "admin"):
             setattr(found, role, token(found, f"an-{role}", role))
+        found.limited = token(found, "limited", "operator", "nightly")  # type: ignore[attr-defined]
         found.api.headers["Authorization"] = f"Bearer {found.admin}"  # type: ignore[attr-defined]
         give_up = time.monotonic() + 60
         while len(found.api.get("/letters").json()["letters"]) < 10:
@@ -165,6 +166,20 @@ def test_a_viewer_looks_and_changes_nothing(site: Site, shared: Shared) -> None:
     assert site.api.get("/rollouts/watched").json()["state"] == "running"
     kept = site.api.get("/audit", params={"limit": 500}).json()["entries"]
     assert [one for one in kept if one["by"] == "an-viewer"] == []
+
+
+def test_a_limited_token_sees_its_workflow_and_nothing_else(site: Site, shared: Shared) -> None:
+    tab = shared.tab("limited", "/schedules")
+    expect(tab.locator(".side-link")).to_have_text(["Runs", "Schedules", "Dead letters"])
+    show(tab, "/schedules/nightly-report")
+    expect(tab.get_by_role("button", name="Trigger now")).to_be_enabled()
+    show(tab, "/dead-letters")
+    expect(tab.get_by_text("Nothing waits for a person")).to_be_visible()
+    show(tab, "/dead-letters/" + quote("event:orders.ready/billing/9", safe=""))
+    expect(tab.get_by_role("alert")).to_contain_text("there is no dead letter")
+    for path in ("/rollouts", "/topics", "/queues", "/settings"):
+        show(tab, path)
+        expect(tab.get_by_role("alert")).to_contain_text("limited to runs of its workflows")
 
 
 def test_admins_read_who_did_what(site: Site, shared: Shared) -> None:

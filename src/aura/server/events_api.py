@@ -14,12 +14,12 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from aura.app import Aura
 from aura.server import letters, topics
-from aura.server.access import Caller, GuardedRoute, caller_of, needs
+from aura.server.access import GuardedRoute, caller_of, needs
 from aura.server.bulk import MOST
 from aura.server.letters import MOST_LETTERS, LetterDetail, LetterFilter, LetterList
 from aura.server.letters_bulk import ChosenLetters, LetterAction, LettersChanged, change_letters
 from aura.server.runs_api import CHANGES, READS, Body, Nothing
-from aura.server.scopes import theirs
+from aura.server.scopes import require_letter, theirs
 from aura.server.topics import MOST_EVENTS, EventPage, TopicView
 
 Kind = Literal["event", "run"]
@@ -171,7 +171,7 @@ def _letters(router: APIRouter, app: Aura) -> None:
     )  # fmt: skip
     async def show_letter(request: Request, letter: LetterId, full: bool = False) -> LetterDetail:
         """A dead letter with its payload, and how each try failed."""
-        await _require(app, caller_of(request), letter)
+        await require_letter(app, caller_of(request), letter)
         return await letters.show_letter(app, letter, full=full)
 
 
@@ -184,7 +184,7 @@ def _letter_orders(router: APIRouter, app: Aura) -> None:
         request: Request, letter: LetterId, body: LetterRequeueBody
     ) -> dict[str, str]:
         """Let it be tried again by whatever worker handles it."""
-        await _require(app, caller_of(request), letter)
+        await require_letter(app, caller_of(request), letter)
         await letters.requeue_letter(app, letter, body.version)
         return {"id": letter}
 
@@ -194,7 +194,7 @@ def _letter_orders(router: APIRouter, app: Aura) -> None:
     )  # fmt: skip
     async def drop(request: Request, letter: LetterId, _: Nothing) -> dict[str, str]:
         """Give it up: an event counts as handled then, and a run as cancelled."""
-        await _require(app, caller_of(request), letter)
+        await require_letter(app, caller_of(request), letter)
         await letters.drop_letter(app, letter)
         return {"id": letter}
 
@@ -209,17 +209,9 @@ def _letter_orders(router: APIRouter, app: Aura) -> None:
         if caller.workflows and not body.ids:
             workflow = theirs(caller, workflow)
         for one in body.ids if caller.workflows else ():
-            await _require(app, caller, one)
+            await require_letter(app, caller, one)
         where = LetterFilter(body.kind, body.topic, body.group, workflow)
         chosen = ChosenLetters(tuple(body.ids), where, body.limit, body.cursor)
         return await change_letters(
             app, body.action, chosen, version=body.version, dry_run=body.dry_run
         )
-
-
-async def _require(app: Aura, caller: Caller, letter: str) -> None:
-    """Raises NoSuchDeadLetter for one that the caller's token is not for."""
-    if caller.workflows:
-        workflow = await letters.workflow_of_letter(app, letter)
-        if workflow is None or not caller.may_see(workflow):
-            raise letters.no_letter(letter)

@@ -11,9 +11,8 @@ from pydantic import AwareDatetime, ConfigDict, Field
 
 from aura.app import Aura
 from aura.engine.schedule import Missed, Overlap
-from aura.errors import UnknownSchedule
 from aura.server import schedules
-from aura.server.access import Caller, GuardedRoute, caller_of, needs, reason_of
+from aura.server.access import GuardedRoute, caller_of, needs, reason_of
 from aura.server.runs_api import CHANGES, READS, Body, Nothing, Seconds
 from aura.server.schedules import (
     MOST_TICKS,
@@ -23,6 +22,7 @@ from aura.server.schedules import (
     ScheduleSpec,
     ScheduleView,
 )
+from aura.server.scopes import require_schedule
 
 Name = Annotated[str, Path(min_length=1, examples=["nightly"])]
 
@@ -102,7 +102,7 @@ def _looks(router: APIRouter, app: Aura) -> None:
         request: Request, name: Name, ticks: Annotated[int, Query(ge=0, le=MOST_TICKS)] = 5
     ) -> ScheduleDetail:
         """A schedule, its next ticks, what it did last, and its runs."""
-        await _require(app, caller_of(request), name)
+        await require_schedule(app, caller_of(request), name)
         return await schedules.show_schedule(app, name, ticks)
 
 
@@ -117,7 +117,7 @@ def _makes(router: APIRouter, app: Aura) -> None:
         caller = caller_of(request)
         caller.require(body.workflow.partition("@")[0])
         if caller.workflows:
-            await _require(app, caller, name, new=True)
+            await require_schedule(app, caller, name, new=True)
         options = body.model_dump(exclude={"workflow", "version", "input", "queue"})
         spec = ScheduleSpec(body.workflow, body.version, body.input, options, body.queue)
         return await schedules.put_schedule(app, name, spec)
@@ -168,21 +168,6 @@ def _orders(router: APIRouter, app: Aura) -> None:
 
 async def _order(app: Aura, request: Request, name: str, order: ScheduleOrder) -> OrderView:
     caller = caller_of(request)
-    await _require(app, caller, name)
+    await require_schedule(app, caller, name)
     said = replace(order, by=caller.name, reason=reason_of(request))
     return await schedules.order_schedule(app, name, said)
-
-
-async def _require(app: Aura, caller: Caller, name: str, *, new: bool = False) -> None:
-    """Raises UnknownSchedule for one that the caller's token is not for; a `new` one need not be
-    there."""
-    if not caller.workflows:
-        return
-    try:
-        workflow = await schedules.workflow_of_schedule(app, name)
-    except UnknownSchedule:
-        if new:
-            return
-        raise
-    if not caller.may_see(workflow):
-        raise schedules.no_schedule(name)

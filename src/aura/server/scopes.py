@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from aura.app import Aura
+from aura.errors import UnknownSchedule
 from aura.gateway.problems import Problem
+from aura.server import letters, schedules
 from aura.server.access import Caller
 from aura.server.problems import Refused
 
@@ -20,3 +23,26 @@ def theirs(caller: Caller, workflow: str | None) -> str | None:
     if workflow is not None:
         caller.require(workflow)
     return workflow
+
+
+async def require_schedule(app: Aura, caller: Caller, name: str, *, new: bool = False) -> None:
+    """Raises UnknownSchedule for one that the caller's token is not for; a `new` one need not be
+    there."""
+    if not caller.workflows:
+        return
+    try:
+        workflow = await schedules.workflow_of_schedule(app, name)
+    except UnknownSchedule:
+        if new:
+            return
+        raise
+    if not caller.may_see(workflow):
+        raise schedules.no_schedule(name)
+
+
+async def require_letter(app: Aura, caller: Caller, letter: str) -> None:
+    """Raises NoSuchDeadLetter for one that the caller's token is not for."""
+    if caller.workflows:
+        workflow = await letters.workflow_of_letter(app, letter)
+        if workflow is None or not caller.may_see(workflow):
+            raise letters.no_letter(letter)

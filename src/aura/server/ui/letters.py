@@ -6,7 +6,8 @@ from __future__ import annotations
 from aura.server import letters, letters_bulk
 from aura.server.access import Needs
 from aura.server.letters import LetterDetail, LetterFilter, LetterList, LetterView
-from aura.server.letters_bulk import ChosenLetters, LetterAction
+from aura.server.letters_bulk import ChosenLetters, LetterAction, LettersChanged
+from aura.server.scopes import require_letter, theirs
 from aura.server.ui.pages import page
 from aura.server.ui.parts import (
     Click,
@@ -27,7 +28,7 @@ from aura.server.ui.values import whole
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import ErrorView
 
-NEEDS = Needs("operator")
+NEEDS = Needs("operator", "body")
 MOST = 100
 """So many are on a page."""
 
@@ -50,10 +51,11 @@ ASKS: dict[LetterAction, tuple[str, str]] = {
 }
 
 
-@page("/dead-letters", "Dead letters")
+@page("/dead-letters", "Dead letters", about="body")
 async def all_letters(visit: Visit) -> None:
     """All of them, or those of a topic or group (in the address)."""
     asked = {name: visit.query.get(name) or None for name in ("topic", "group", "workflow")}
+    asked["workflow"] = theirs(visit.caller, asked["workflow"])
     where = LetterFilter(**asked)  # type: ignore[arg-type]
     told = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
     with heading("Dead letters", told or "What could not be handled, and waits for a person"):
@@ -72,7 +74,7 @@ async def all_letters(visit: Visit) -> None:
         more.show(f"There are more than {MOST}: requeue or drop these first, or: aura dlq list")
         more.classes(replace="toolbar in-card muted" if found.next else "hidden")
 
-    key = ("letters", visit.caller.role, *asked.values())
+    key = ("letters", visit.caller.role, visit.caller.workflows, *asked.values())
     await visit.live(lambda: letters.list_letters(visit.app, where, MOST), show, key=key)
 
 
@@ -110,13 +112,15 @@ class Chosen:
             )  # fmt: skip
             if why is None:
                 return
-            done = await visit.act(
-                Order("dlq bulk", NEEDS, {"action": action, "ids": " ".join(ids)}),
-                why,
-                lambda: letters_bulk.change_letters(
-                    visit.app, action, ChosenLetters(ids), dry_run=False
-                ),
-            )
+
+            async def act() -> LettersChanged:
+                for one in ids:
+                    await require_letter(visit.app, visit.caller, one)
+                chosen = ChosenLetters(ids)
+                return await letters_bulk.change_letters(visit.app, action, chosen, dry_run=False)
+
+            what = Order("dlq bulk", NEEDS, {"action": action, "ids": " ".join(ids)})
+            done = await visit.act(what, why, act)
             if done is not None:
                 failed = [one for one in done.outcomes if one.outcome != "done"]
                 good = len(done.outcomes) - len(failed)
@@ -144,9 +148,10 @@ def error_line(error: ErrorView | None) -> str:
     return "" if error is None else f"{error.type}: {error.message}"[:300]
 
 
-@page("/dead-letters/{letter:segment}", "Dead letter", menu="/dead-letters")
+@page("/dead-letters/{letter:segment}", "Dead letter", about="body", menu="/dead-letters")
 async def one_letter(visit: Visit, letter: str) -> None:
     """One of them: its payload, and how each try failed."""
+    await require_letter(visit.app, visit.caller, letter)
     found = await letters.show_letter(visit.app, letter, full=True)
     refused = visit.may(NEEDS)
     with heading(found.letter.id, "waits for a person"):
@@ -191,15 +196,16 @@ def _change(visit: Visit, action: LetterAction, letter: str) -> Click:
         )
         if why is None:
             return
-        act = letters.requeue_letter if action == "requeue" else letters.drop_letter
+
+        async def act() -> bool:
+            await require_letter(visit.app, visit.caller, letter)
+            do = letters.requeue_letter if action == "requeue" else letters.drop_letter
+            await do(visit.app, letter)
+            return True
+
         what = Order(f"dlq {action}", NEEDS, {"letter": letter})
-        done = await visit.act(what, why, lambda: _told(act(visit.app, letter)), f"{label}: done")
+        done = await visit.act(what, why, act, f"{label}: done")
         if done:
             visit.go("/dead-letters")
 
     return change
-
-
-async def _told(done: object) -> bool:
-    await done  # type: ignore[misc]
-    return True

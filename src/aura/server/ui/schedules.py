@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from aura.server import schedules
 from aura.server.access import Needs
 from aura.server.drivers import NOBODY
-from aura.server.schedules import OrderName, ScheduleDetail, ScheduleOrder, ScheduleView
+from aura.server.schedules import (
+    OrderName,
+    OrderView,
+    ScheduleDetail,
+    ScheduleOrder,
+    ScheduleView,
+)
+from aura.server.scopes import require_schedule
 from aura.server.ui.drawn import Word
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Stat, Table, button, card, el, facts, heading
@@ -15,7 +22,7 @@ from aura.server.ui.paths import path
 from aura.server.ui.values import line
 from aura.server.ui.visit import Order, Visit
 
-NEEDS = Needs("operator")
+NEEDS = Needs("operator", "body")
 NOTHING = Empty(
     "No schedules yet",
     "A schedule starts a workflow by the clock. Declare one in the app, and start a worker: "
@@ -50,7 +57,7 @@ ASKS: Mapping[OrderName, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-@page("/schedules", "Schedules")
+@page("/schedules", "Schedules", about="body")
 async def all_schedules(visit: Visit) -> None:
     """All of them."""
     heading("Schedules", "Workflows that start by the clock")
@@ -60,7 +67,12 @@ async def all_schedules(visit: Visit) -> None:
     def show(found: list[ScheduleView]) -> None:
         table.show(map(_row, found))
 
-    await visit.live(lambda: schedules.list_schedules(visit.app), show, key="schedules")
+    async def look() -> list[ScheduleView]:
+        found = await schedules.list_schedules(visit.app)
+        return [one for one in found if visit.caller.may_see(one.workflow)]
+
+    key = ("schedules", visit.caller.role, visit.caller.workflows)
+    await visit.live(look, show, key=key)
 
 
 def _row(one: ScheduleView) -> dict[str, object]:
@@ -78,9 +90,10 @@ def _row(one: ScheduleView) -> dict[str, object]:
     }
 
 
-@page("/schedules/{name:segment}", "Schedule", menu="/schedules")
+@page("/schedules/{name:segment}", "Schedule", about="body", menu="/schedules")
 async def one_schedule(visit: Visit, name: str) -> None:
     """The page of one of them."""
+    await require_schedule(visit.app, visit.caller, name)
     first = await schedules.show_schedule(visit.app, name)
     with heading(name, f"{first.schedule.words}: {first.schedule.workflow}"):
         actions = Actions(visit, name)
@@ -110,7 +123,7 @@ async def one_schedule(visit: Visit, name: str) -> None:
         )
         history.show(_history(found))
 
-    key = ("schedule", name, visit.caller.role)
+    key = ("schedule", name, visit.caller.role, visit.caller.workflows)
     await visit.live(lambda: schedules.show_schedule(visit.app, name), show, key=key, every=0.5)
 
 
@@ -167,11 +180,13 @@ class Actions:
             if why is None:
                 return
             wish = ScheduleOrder(order, reason=why, by=visit.caller.name)
-            done = await visit.act(
-                Order(f"schedules {order}", NEEDS, {"name": name}),
-                why,
-                lambda: schedules.order_schedule(visit.app, name, wish),
-            )
+
+            async def act() -> OrderView:
+                await require_schedule(visit.app, visit.caller, name)
+                return await schedules.order_schedule(visit.app, name, wish)
+
+            what = Order(f"schedules {order}", NEEDS, {"name": name})
+            done = await visit.act(what, why, act)
             if done is None:
                 return
             if done.done:
