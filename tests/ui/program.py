@@ -99,3 +99,15 @@ async def pages(count: int) -> int:
 async def letter(size: int) -> int:
     """Has an entry of so many bytes in its journal."""
     return len(await long_text(size))
+
+
+@step(idempotent=True)
+async def keeps(cookie: str) -> dict[str, str]:
+    return {"cookie": cookie}
+
+
+@app.workflow(version="1.0.0")
+async def masked(text: str, cookie: str) -> str:
+    """Has something secret in its journal."""
+    await keeps(cookie)
+    return text
