@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint test-crash test-chaos bench clean
+.PHONY: demo test lint audit test-crash test-chaos bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/aura demo
@@ -18,6 +18,11 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Needs the network: 1 when something has a known hole, 2 when nothing could be audited.
+audit: $(VENV)/.installed-test
+	$(PIP) 'pip-audit>=2.7'
+	$(BIN)/python -m tests.audit
 
 test-crash: $(VENV)/.installed-test
 	AURA_CRASH_KILLS=2000 $(BIN)/python -m pytest tests/crash --timeout 3600
