@@ -66,7 +66,7 @@ def test_a_worker_executes_what_is_there_and_stops_when_told(
     assert worker.line()["event"] == "stopped"
     log = worker.log.read_text()
     assert "worker started: app research (research 1.0.0" in log
-    assert log.splitlines()[-1].endswith("worker stopped")
+    assert json.loads(log.splitlines()[-1])["message"] == "worker stopped"  # no terminal: JSON
     assert "Traceback" not in log
     assert "no live worker" in aura("doctor").out  # its lease is given up, not left to expire
 

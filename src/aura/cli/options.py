@@ -32,6 +32,15 @@ AppDatabase = Annotated[
         show_default=False,
     ),
 ]
+LogFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format",
+        metavar="pretty|json",
+        help="How the log is written. [default: pretty on a terminal, else json]",
+        show_default=False,
+    ),
+]
 MetricsPort = Annotated[
     str | None,
     typer.Option(

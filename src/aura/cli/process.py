@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from aura.cli.output import clean, redact
 from aura.clock import Clock
 
 T = TypeVar("T")
@@ -110,18 +109,9 @@ def leave_if_stuck(code: int) -> None:
         leave(code)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """One readable line per event of Aura, warnings of everything else."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    log.setLevel(level)
+def log_to_stderr(wanted: str | None = None) -> None:
+    """One line per event of Aura, warnings of everything else; see `aura.telemetry.logs`. Raises
+    ConfigError for a format that there is not."""
+    from aura.telemetry.logs import configure
 
-
-class _Line(logging.Formatter):
-    """Without passwords and control characters."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(clean(line) for line in redact(super().format(record)).split("\n"))
+    configure(wanted)

@@ -14,7 +14,7 @@ import typer
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import load_app, opened
-from aura.cli.options import AppDatabase, Json, MetricsPort
+from aura.cli.options import AppDatabase, Json, LogFormat, MetricsPort
 from aura.cli.output import print_json_line, redact
 from aura.cli.ports import metrics_socket, serve_metrics
 from aura.engine.queues import offer, read_resources
@@ -43,6 +43,7 @@ def worker(
         ),
     ] = None,
     metrics_port: MetricsPort = None,
+    log_format: LogFormat = None,
     as_json: Json = False,
 ) -> None:
     """Execute runs of one or more apps until SIGTERM or Ctrl-C.
@@ -62,7 +63,7 @@ def worker(
     apps = [load_app(target, database) for target in dict.fromkeys(targets)]
     _offer(apps, tag or [], resource or [])
     _require_one_database(apps)
-    process.log_to_stderr()
+    process.log_to_stderr(log_format)
     with metrics_socket(metrics_port) as apart:
         process.run(_work(apps, apart, as_json))
 

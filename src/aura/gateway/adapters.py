@@ -35,6 +35,9 @@ from aura.gateway.targets import Answer, Request
 
 log = logging.getLogger("aura.gateway")
 
+SAID = 160
+"""Characters of why a run failed that the log has: one short line for each."""
+
 SUPPRESSED = "effect-suppressed"
 """The failure of a shadow run that ended at an effect which nothing answers."""
 
@@ -277,7 +280,8 @@ def _translated(error: AuraError | TimeoutError, run: str, timeout: float) -> Ex
         return _invalid(str(error), "")
     if isinstance(error, EffectSuppressed):
         return TargetFailed("it ended at an effect", code=SUPPRESSED, run=run)
-    log.warning("run %s gave no result: %s", run, error)  # the client learns only the kind
+    said = error.message.split("\n", 1)[0]  # the client learns only the kind, the journal has all
+    log.warning("run %s gave no result: %s", run, said if len(said) <= SAID else f"{said[:SAID]}…")
     return TargetFailed("its run gave no result", code=_code(error), run=run)
 
 
