@@ -343,6 +343,7 @@ class Aura(Events, Desk):
         if self._worker is not None:
             await self._worker.open()
             if only is None:
+                self._watch_desk()
                 await self.schedules.apply()
                 await self._open_bus(
                     self._worker, self._resolver, self.start, self.config.threads, self.config.lease

@@ -242,10 +242,10 @@ async def test_who_follows_hears_every_change_and_survives_its_own_errors(
         told = "not on a Friday", "split t cannot be read"
         bodies = split.with_weights({"b": 0.2}).to_json(), b"nonsense"
         for epoch, body, said in zip((1, 2), bodies, told, strict=True):
-            assert await app.rollouts.engine._put("split", "t", body, epoch)
+            assert await app.rollouts.engine.put("split", "t", body, epoch)
             await until(lambda words=said: words in caplog.text)  # type: ignore[misc]
         again = Split("t", 4, split.seed, split.arms)
-        assert await app.rollouts.engine._put("split", "t", again.to_json(), 3)
+        assert await app.rollouts.engine.put("split", "t", again.to_json(), 3)
         await until(lambda: 4 in heard)
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from aura.delivery.channels import Channel
 from aura.delivery.decide import ORDERS, Order
 from aura.delivery.plan import OnNotEnough, Pair, Plan
 from aura.delivery.rollout import Engine
 from aura.delivery.split import Hashing, Split
 from aura.delivery.turn import Leg
+from aura.delivery.watchman import Watchman
 from aura.engine import Retry
 from aura.errors import NonDeterminism, RolloutError, RunCancelled
 from aura.store.base import AppendFeed
@@ -422,7 +424,11 @@ async def test_a_rollout_that_nothing_moves_says_so(
     async def another(self: Engine, plan: Plan, run: str) -> str:
         raise NonDeterminism("the code has changed", hint="restore it")
 
+    async def nothing(self: Watchman) -> None:
+        return None
+
     monkeypatch.setattr(Engine, "_rollout", another)  # not even its own care for the traffic
+    monkeypatch.setattr(Watchman, "look", nothing)
     async with app_on(database) as app:
         status = await wait_for(app, lambda status: bool(status.notes))
         assert status.state == "running"
@@ -437,12 +443,44 @@ async def test_a_rollout_that_nothing_moves_says_so(
         assert (await split_of(app)).share("b") == 0
 
 
+@pytest.mark.parametrize("ends", ["parked", "failed"])
+async def test_the_traffic_comes_back_from_a_rollout_that_nobody_watches(
+    database: str, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    async with app_on(database) as app:
+        await app.rollouts.start(forever(alerts=(Channel(kind="log"),)))
+        await app.rollouts.order("t", "advance")
+        await wait_for(app, lambda status: status.turn == 1)
+        assert (await split_of(app)).share("b") > 0
+
+    async def another(self: Engine, plan: Plan, run: str) -> str:
+        raise ValueError("the code has changed")
+
+    settings = {"max_history": 3}  # its journal has more
+    if ends == "failed":
+        settings = {}
+        monkeypatch.setattr(Engine, "_rollout", another)  # not even its own care for the traffic
+    async with app_on(database, **settings) as app:
+        if ends == "parked":
+            await app.rollouts.order("t", "hold")
+        status = await ended(app)
+        assert status.state == "rolled-back"
+        assert status.reason == f"no guard watches it: its run is {ends}"
+        assert status.history[-1].what == "rollback"
+        split = await split_of(app)
+        assert (split.share("b"), split.moving, split.epoch) == (0, False, status.epoch)
+        assert await app.store.run("alert-rollout-t-1-unwatched") is not None
+    monkeypatch.undo()
+    async with app_on(database) as app:
+        assert (await app.rollouts.start(forever())).run == "rollout-t-2"
+
+
 async def test_a_split_that_someone_else_changes_is_given_up() -> None:
     async with app_on(":memory:") as app:
         await app.rollouts.start(forever())
         split = await split_of(app)
         changed = split.with_weights({"b": 0.5})
-        assert await app.rollouts.engine._put("split", "t", changed.to_json(), split.epoch)
+        assert await app.rollouts.engine.put("split", "t", changed.to_json(), split.epoch)
         await app.rollouts.order("t", "advance")
         status = await ended(app)
         assert "given up: split t was changed by someone else" in status.reason
@@ -454,7 +492,7 @@ async def test_a_split_that_another_rollout_took_is_left_alone() -> None:
         await app.rollouts.start(forever())
         split = await split_of(app)
         taken = Split("t", split.epoch + 1, "t/else", split.arms, "b")
-        assert await app.rollouts.engine._put("split", "t", taken.to_json(), split.epoch)
+        assert await app.rollouts.engine.put("split", "t", taken.to_json(), split.epoch)
         await app.rollouts.order("t", "advance")
         status = await ended(app)
         assert "given up: split t was taken over by another rollout" in status.reason

@@ -298,6 +298,9 @@ class _App(Aura):
     def _set_desk(self, forks: Forks, registry: Registry) -> None:  # noqa: ARG002
         self.catalog = Catalog(registry)
 
+    def _watch_desk(self) -> None:
+        """There are no rollouts."""
+
     def _open_desk(self, store: Store, writer: Writer, clock: Clock, start: Any, run: Any) -> None:  # noqa: ARG002
         self.catalog.open(store, writer, clock)
 

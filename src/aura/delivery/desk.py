@@ -75,6 +75,10 @@ class Desk:
         self.flows.open(store, writer, clock)
         self.learning.open(store, writer, clock, start, run)
 
+    def _watch_desk(self) -> None:
+        """In a process with a worker."""
+        self.rollouts.watch()
+
     async def _close_desk(self) -> None:
         self.experiments.close()
         await self.catalog.close()

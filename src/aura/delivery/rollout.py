@@ -221,11 +221,11 @@ class Engine:
         split = None
         for pair in reversed(plan.pairs):
             split = await self._take_back(plan, pair, run)
-        while (shown := await self._shown(plan.name)) and shown[1].run == run:
+        while (shown := await self.shown(plan.name)) and shown[1].run == run:
             at, known = shown
             status = given_up(known, reason, self.clock.now())
             status = replace(status, epoch=split.epoch if split else known.epoch)
-            if known.ended or await self._put("rollout", plan.name, status.to_json(), at):
+            if known.ended or await self.put("rollout", plan.name, status.to_json(), at):
                 break
 
     # What the steps are made of: the splits.
@@ -233,13 +233,13 @@ class Engine:
     async def _take_back(self, plan: Plan, pair: Pair, run: str) -> Split | None:
         """Everybody to the pair's baseline; the split, None when it is another run's."""
         weights, _, _ = layout(plan, RolloutState(0, "rolled-back", 0.0), pair)
-        while (split := await self._own_split(pair, run)) is not None:
+        while (split := await self.own_split(pair, run)) is not None:
             if split.forced:
                 break  # everybody is on the baseline
             back = split.with_weights(weights, moving=False)
             if _way(back) == _way(split):
                 break
-            if await self._put("split", pair.split, back.to_json(), split.epoch):
+            if await self.put("split", pair.split, back.to_json(), split.epoch):
                 return back
         return split
 
@@ -269,7 +269,7 @@ class Engine:
             split = Split(
                 pair.split, before + 1, seed, arms, mirror, sample, moving=True, hashing=hashing
             )
-            if await self._put("split", pair.split, split.to_json(), before):
+            if await self.put("split", pair.split, split.to_json(), before):
                 return before + 1
 
     async def _refuse_taken(self, pair: Pair, there: Split, run: str) -> None:
@@ -282,7 +282,7 @@ class Engine:
 
     async def _refuse_while_named(self, plan: Plan, run: str) -> None:
         """Raises RolloutError while another run has the plan's name."""
-        shown = await self._shown(plan.name)
+        shown = await self.shown(plan.name)
         if shown is not None and shown[1].run != run and await self.under_way(shown[1]):
             raise moved_already(shown[1])
 
@@ -306,7 +306,7 @@ class Engine:
         state = leg.after(turn)
         weights, mirror, sample = layout(plan, state, pair)
         while True:
-            old = await self._own_split(pair, run)
+            old = await self.own_split(pair, run)
             if old is None:
                 raise RolloutError(
                     f"split {pair.split} was taken over by another rollout",
@@ -320,7 +320,7 @@ class Engine:
             if old.epoch == epoch:
                 if same and not leg.renews(turn):
                     return epoch
-                if await self._put("split", pair.split, new.to_json(), epoch):
+                if await self.put("split", pair.split, new.to_json(), epoch):
                     return epoch + 1
             elif old.epoch == epoch + 1 and same:
                 return old.epoch  # a try before this one
@@ -331,7 +331,7 @@ class Engine:
                     hint="Start the rollout again",
                 )
 
-    async def _own_split(self, pair: Pair, run: str) -> Split | None:
+    async def own_split(self, pair: Pair, run: str) -> Split | None:
         """The split with the epoch of its document, unless it is another run's."""
         document = await self.store.document("split", pair.split)
         if document is None:
@@ -397,7 +397,7 @@ class Engine:
         if now - live.looked < _TICK:
             return
         live.looked = now
-        shown = live.shown or await self._shown(plan.name)
+        shown = live.shown or await self.shown(plan.name)
         if shown is None or shown[1].run != run or shown[1].turn != leg.turn:
             return  # another worker is further
         epoch, known = shown
@@ -428,7 +428,7 @@ class Engine:
                 replace(one, counts=old.counts) for one, old in zip(new, seen, strict=True)
             )
         event = turn.event(self.clock.now(), leg.orders)
-        while (shown := await self._shown(plan.name)) and shown[1].run == run:
+        while (shown := await self.shown(plan.name)) and shown[1].run == run:
             at, known = shown
             if known.turn >= leg.turn + 1:
                 break
@@ -453,20 +453,20 @@ class Engine:
     async def _note_late_orders(self, plan: Plan, run: str, read: int) -> None:
         """Orders that came when the end was decided are not carried out, but are in the history."""
         late = [read_order(i.seq, i.payload) for i in await self.store.feed(f"orders/{run}", read)]
-        while late and (shown := await self._shown(plan.name)) and shown[1].run == run:
+        while late and (shown := await self.shown(plan.name)) and shown[1].run == run:
             epoch, known = shown
             if not known.ended:
                 return  # another worker goes on with it
             new = [one for one in late if not one.is_in(known.history)]
             events = [one.too_late(self.clock.now()) for one in new]
             status = replace(known, history=(*known.history, *events))
-            if not events or await self._put("rollout", plan.name, status.to_json(), epoch):
+            if not events or await self.put("rollout", plan.name, status.to_json(), epoch):
                 return
 
     async def _introduce(self, status: RolloutStatus) -> None:
         """Publish the first status of a run that has begun or was refused, once."""
         while True:
-            shown = await self._shown(status.name)
+            shown = await self.shown(status.name)
             epoch, known = shown or (0, None)
             if known is not None:
                 begun = known.opened is not None or known.ended
@@ -475,10 +475,10 @@ class Engine:
                     return
                 if not other:
                     status = status.begun_by(known.by)
-            if await self._put("rollout", status.name, status.to_json(), epoch):
+            if await self.put("rollout", status.name, status.to_json(), epoch):
                 return
 
-    async def _shown(self, name: str) -> tuple[int, RolloutStatus] | None:
+    async def shown(self, name: str) -> tuple[int, RolloutStatus] | None:
         """The published status and its document's epoch."""
         document = await self.store.document("rollout", name)
         return document and (document.epoch, RolloutStatus.from_json(document.body))
@@ -491,16 +491,16 @@ class Engine:
         Raises RolloutError while a rollout of that name is under way.
         """
         while True:
-            epoch, known = await self._shown(plan.name) or (0, None)
+            epoch, known = await self.shown(plan.name) or (0, None)
             if known is not None and await self.under_way(known):
                 raise moved_already(known)
             run = await self._free_run(plan.name, known)
             if known is not None and known.run != run:  # its history is kept
-                await self._put("rollout-past", known.run, known.to_json(), 0)
+                await self.put("rollout-past", known.run, known.to_json(), 0)
             state = rules.start(self.clock.now())
             status = status_of(plan, run, state, nothing_seen(plan), "waits for a worker", ())
             status = replace(status, by=by)
-            if await self._put("rollout", plan.name, status.to_json(), epoch):
+            if await self.put("rollout", plan.name, status.to_json(), epoch):
                 return run
 
     async def _free_run(self, name: str, known: RolloutStatus | None) -> str:
@@ -549,7 +549,8 @@ class Engine:
         finally:
             stop()
 
-    async def _put(self, kind: str, name: str, body: bytes, expected: int) -> bool:
+    async def put(self, kind: str, name: str, body: bytes, expected: int) -> bool:
+        """Replace a document; False when it does not have that epoch any more."""
         try:
             await self.writer.submit(PutDocument(kind, name, body, expected))
         except EpochConflict:

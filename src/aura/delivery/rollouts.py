@@ -28,6 +28,7 @@ from aura.delivery.shadows import ShadowDesk
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.delivery.turn import write_order
+from aura.delivery.watchman import Watchman
 from aura.engine import Run, Workflow, no_order_of_a_shadow
 from aura.errors import (
     CodecError,
@@ -73,6 +74,7 @@ class Rollouts:
         self._forks = forks
         self._runs = InFlightRuns(forks)
         self.engine = Engine(Aftermath(self.alerts, self._runs))
+        self._watchman = Watchman(self.engine, self.alerts)
         self.admit: Admit = _as_it_is  # the catalog's word on a plan before it starts
         self.lost_observations = 0
         self._buffer: list[Observation] = []
@@ -112,9 +114,14 @@ class Rollouts:
         self.shadows = ShadowDesk(clock)
         self.shadows.open(store, writer)
 
+    def watch(self) -> None:
+        """Take the traffic back from rollouts that nobody watches: in processes with a worker."""
+        self._watchman.open(self._clock)
+
     async def close(self) -> None:
         """Stop following, and write the observations that are waiting."""
         self._closing = True
+        await self._watchman.close()
         self._observed.set()
         followers = tuple(self._followers)
         for follower in followers:
