@@ -119,8 +119,8 @@ def test_dead_letters_are_requeued_and_dropped(site: Site, shared: Shared) -> No
     confirm(tab, "Drop", "the order was cancelled")
     expect(table(tab, "Dead letters").locator("tbody tr")).to_have_count(6)
     assert "taken" not in tab.title()
-    show(tab, "/dead-letters/" + quote("event:orders.ready/billing/4", safe=""))
-    expect(tab.get_by_role("alert")).to_contain_text("there is no dead letter")
+    gone = tab.request.get("/dead-letters/" + quote("event:orders.ready/billing/4", safe=""))
+    assert gone.status == 404
 
 
 def test_schedules_are_paused_triggered_and_resumed(site: Site, shared: Shared) -> None:
@@ -155,14 +155,15 @@ def test_a_viewer_looks_and_changes_nothing(site: Site, shared: Shared) -> None:
     show(tab, "/dead-letters")
     tab.get_by_label("Choose all on this page").check()
     expect(tab.get_by_role("button", name="Drop")).to_be_disabled()
-    for path in ("/schedules/nightly-report", "/catalog/nightly"):
-        show(tab, path)
-        expect(tab.locator(".content button").first).to_be_disabled()
-    show(tab, "/audit")
-    expect(tab.get_by_role("alert")).to_contain_text("needs the role admin")
-    expect(tab.get_by_role("link", name="Audit log")).to_have_count(0)
+    show(tab, "/schedules/nightly-report")
+    expect(tab.locator(".content button").first).to_be_disabled()
     show(tab, "/settings")
+    expect(table(tab, "Configuration")).to_be_visible()
     expect(tab.get_by_role("heading", name="Tokens")).to_have_count(0)
+    expect(tab.get_by_role("link", name="Audit log")).to_have_count(0)
+    refused = tab.request.get("/audit")
+    assert refused.status == 403
+    assert "needs the role admin" in refused.text()
     assert site.api.get("/rollouts/watched").json()["state"] == "running"
     kept = site.api.get("/audit", params={"limit": 500}).json()["entries"]
     assert [one for one in kept if one["by"] == "an-viewer"] == []
@@ -177,9 +178,10 @@ def test_a_limited_token_sees_its_workflow_and_nothing_else(site: Site, shared: 
     expect(tab.get_by_text("Nothing waits for a person")).to_be_visible()
     show(tab, "/dead-letters/" + quote("event:orders.ready/billing/9", safe=""))
     expect(tab.get_by_role("alert")).to_contain_text("there is no dead letter")
-    for path in ("/rollouts", "/topics", "/queues", "/settings"):
-        show(tab, path)
-        expect(tab.get_by_role("alert")).to_contain_text("limited to runs of its workflows")
+    for path in ("/rollouts", "/topics", "/queues", "/settings", "/experiments", "/catalog"):
+        found = tab.request.get(path)
+        assert found.status == 403
+        assert "limited to runs of its workflows" in found.text()
 
 
 def test_admins_read_who_did_what(site: Site, shared: Shared) -> None:
@@ -198,8 +200,7 @@ def test_admins_read_who_did_what(site: Site, shared: Shared) -> None:
     expect(rows.first).to_contain_text("rollout start")
     show(tab, "/audit?by=nobody-of-that-name")
     expect(tab.get_by_text("Nothing like that is in the log")).to_be_visible()
-    show(tab, "/audit?before=nonsense")
-    expect(rows.first).to_be_visible()
+    assert tab.request.get("/audit?before=nonsense").status == 200
 
 
 def test_settings_have_no_secrets_and_tokens_are_revoked(site: Site, shared: Shared) -> None:
