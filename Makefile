@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint audit test-crash test-chaos bench clean
+.PHONY: demo test lint screenshots audit test-crash test-chaos bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/aura demo
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-test
 audit: $(VENV)/.installed-test
 	$(PIP) 'pip-audit>=2.7'
 	$(BIN)/python -m tests.audit
+
+screenshots: $(VENV)/.installed-test
+	AURA_SCREENSHOTS=1 $(BIN)/python -m pytest tests/ui
 
 test-crash: $(VENV)/.installed-test
 	AURA_CRASH_KILLS=2000 $(BIN)/python -m pytest tests/crash --timeout 3600

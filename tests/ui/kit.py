@@ -166,9 +166,14 @@ def connected(tab: Page) -> None:
     tab.wait_for_function("window.did_handshake === true")
 
 
+def pictured() -> bool:
+    """Whether pictures are wanted."""
+    return bool(os.environ.get("AURA_SCREENSHOTS"))
+
+
 def picture(tab: Page, name: str, *, whole: bool = False) -> None:
     """A picture for the documentation, when pictures are wanted (make screenshots)."""
-    if os.environ.get("AURA_SCREENSHOTS"):
+    if pictured():
         tab.mouse.move(0, 0)
         tab.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
 

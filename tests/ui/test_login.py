@@ -58,6 +58,13 @@ def log_in(tab: Page, text: str, path: str = "/") -> None:
     tab.get_by_role("button", name="Log in").click()
 
 
+def come_in(tab: Page, text: str, path: str = "/") -> None:
+    """Log in, and wait for the page."""
+    log_in(tab, text, path)
+    tab.wait_for_url(lambda url: "/login" not in url)
+    connected(tab)
+
+
 def session(site: Site, text: str) -> str:
     """The cookie of a new session."""
     answer = httpx.post(
@@ -84,8 +91,7 @@ def test_who_has_no_token_sees_the_login_page_and_nothing_else(site: Site, tab: 
 
 def test_a_token_opens_a_session_and_its_revocation_ends_it(site: Site, tab: Page) -> None:
     text = token(site, "bob", "operator")
-    log_in(tab, text, "/?from=a-link")
-    connected(tab)
+    come_in(tab, text, "/?from=a-link")
     expect(tab.get_by_role("heading", name="Overview")).to_be_visible()
     assert tab.url.endswith("/?from=a-link")
     kept = [one for one in tab.context.cookies() if one["name"] == "aura_session"]
@@ -100,8 +106,7 @@ def test_a_token_opens_a_session_and_its_revocation_ends_it(site: Site, tab: Pag
 
 def test_a_logout_ends_the_session_everywhere(site: Site, admin: str, tabs: Tabs) -> None:
     tab = tabs.open()
-    log_in(tab, admin)
-    connected(tab)
+    come_in(tab, admin)
     kept = {str(one["name"]): str(one["value"]) for one in tab.context.cookies()}
     other = tab.context.new_page()
     show(other, "/runs")
@@ -113,8 +118,7 @@ def test_a_logout_ends_the_session_everywhere(site: Site, admin: str, tabs: Tabs
 
 def test_a_role_sees_what_it_may_do(site: Site, tab: Page) -> None:
     site.start("approval", "asks", text="please")
-    log_in(tab, token(site, "eve", "viewer"), "/runs/asks")
-    connected(tab)
+    come_in(tab, token(site, "eve", "viewer"), "/runs/asks")
     cancel = tab.get_by_role("button", name="Cancel", exact=True)
     expect(cancel).to_be_disabled()
     assert cancel.get_attribute("title") == "needs the role operator; you are viewer"
@@ -128,8 +132,7 @@ def test_a_role_sees_what_it_may_do(site: Site, tab: Page) -> None:
 def test_a_limited_token_sees_the_runs_of_its_workflows_only(site: Site, tab: Page) -> None:
     site.start("research", "theirs", text="x")
     site.start("letter", "mine", size=24)
-    log_in(tab, token(site, "guest", "operator", "--workflow", "letter"), "/runs")
-    connected(tab)
+    come_in(tab, token(site, "guest", "operator", "--workflow", "letter"), "/runs")
     expect(tab.get_by_role("link", name="mine", exact=True)).to_be_visible()
     expect(tab.get_by_role("link", name="theirs")).to_have_count(0)
     for path in ("/runs/theirs", "/raw/runs/theirs"):
@@ -179,8 +182,7 @@ def handshake(site: Site, client: str, cookie: str, origin: str) -> int:
 
 def test_a_link_from_elsewhere_keeps_who_is_logged_in(site: Site, admin: str, tabs: Tabs) -> None:
     tab = tabs.open()
-    log_in(tab, admin)
-    connected(tab)
+    come_in(tab, admin)
     elsewhere = site.url.replace("127.0.0.1", "localhost")  # another site to a browser
     tab.goto(f"{elsewhere}/login")
     tab.evaluate(f"location.href = {json.dumps(site.url + '/runs?state=failed')}")
@@ -236,8 +238,7 @@ def test_nonsense_is_refused_in_a_sentence(site: Site) -> None:
 
 def test_secrets_by_name_are_masked_in_pages(site: Site, admin: str, tab: Page) -> None:
     site.start("masked", "hides", cookie="swordfish", text="open")
-    log_in(tab, admin, "/runs/hides?step=0%2Fkeeps%231")
-    connected(tab)
+    come_in(tab, admin, "/runs/hides?step=0%2Fkeeps%231")
     expect(tab.locator(".payload").first).to_contain_text('"cookie": "***"')
     assert "swordfish" not in tab.content()
     raw = tab.goto("/raw/runs/hides?part=input")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.ui.kit import Site, Tabs, connected, fits, picture, show, texts
+from tests.ui.kit import Site, Tabs, connected, fits, picture, pictured, show, texts
 
 TARGET = "tests.ui.program:app"
 WITHIN = 20.0
@@ -87,7 +87,6 @@ def test_the_overview_shows_how_it_stands(busy: Site, tab: Page) -> None:
     expect(tab.locator(".state-line", has_text="failed")).to_contain_text("1")
     expect(tab.get_by_role("link", name="evil", exact=True)).to_be_visible()
     assert tab.locator("svg.spark").count() == 3
-    picture(tab, "overview")
     tab.locator(".state-line", has_text="failed").click()
     expect(tab).to_have_url(re.compile(r"/runs\?state=failed$"))
 
@@ -194,11 +193,11 @@ def test_a_failed_run_says_why_and_is_retried(busy: Site, tab: Page) -> None:
     show(tab, "/runs/evil")
     why = tab.get_by_role("region", name="Why it failed")
     expect(why).to_contain_text("ConnectionError: nobody answers about <script>")
-    why.get_by_text("Traceback", exact=True).click()
-    expect(why.locator("pre")).to_contain_text("raise ConnectionError")
     tab.locator(".step", has_text="unreliable").click()
     expect(tab.locator(".detail-place")).to_contain_text("try 1: ConnectionError")
     picture(tab, "failed")
+    why.get_by_text("Traceback", exact=True).click()
+    expect(why.locator("pre")).to_contain_text("raise ConnectionError")
     tab.get_by_role("button", name="Retry").click()
     tab.get_by_role("dialog").get_by_label("Reason").fill("they answer now")
     tab.get_by_role("dialog").get_by_role("button", name="Retry").click()
@@ -282,6 +281,8 @@ def test_the_theme_is_the_systems_until_it_is_chosen(busy: Site, tabs: Tabs) -> 
 
     assert ground() == "rgb(14, 16, 20)"
     picture(tab, "overview-dark")
+    if pictured():
+        picture(tabs.open("/"), "overview")
     show(tab, "/runs/family%2F0.1%2Fresearch%231")
     picture(tab, "run-dark")
     tab.get_by_role("button", name="Theme: system").click()

@@ -27,7 +27,6 @@ WORKERS = (
 )
 TROUBLE = (
     Column("id", "Run", "link"),
-    Column("workflow", "Workflow"),
     Column("state", "State", "state"),
     Column("error", "Why"),
     Column("at", "When", "time"),
@@ -172,7 +171,7 @@ def _worker(one: WorkerView) -> dict[str, Any]:
 
 def _trouble(one: RunView) -> dict[str, Any]:
     return {
-        "id": one.id, "href": path("runs", one.id), "workflow": one.workflow, "state": one.state,
+        "id": one.id, "href": path("runs", one.id), "state": one.state,
         "error": f"{one.error.type}: {one.error.message}"[:140] if one.error else "",
         "at": one.finished_at or one.created_at,
     }  # fmt: skip

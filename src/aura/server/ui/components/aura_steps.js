@@ -101,7 +101,7 @@ export default {
       const text = end - call.start > 0.8 * this.end ? null : h("span", { class: "bar-text", style: { left: `calc(${part(end)} + 8px)` } }, duration((end - call.start) / 1000));
       const late = end > 0.86 * this.end;
       if (text && late) text.props.style = { right: `calc(100% - ${part(call.start)} + 8px)` };
-      return h("span", { class: "track" }, [h("span", { class: ["bar", call.state, "of-" + call.kind], style }), ...tries, text]);
+      return h("span", { class: "track" }, [h("span", { class: ["bar", call.state, "of-" + call.kind, tries.length ? "tried" : ""], style }), ...tries, text]);
     },
     label(call) {
       const times = call.attempts > 1 ? h("span", { class: "tries" }, `${call.attempts} tries`) : null;
