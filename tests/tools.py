@@ -167,7 +167,8 @@ def _update(*, anyway: bool) -> None:
 def _apt(*what: str) -> None:
     options = {
         "DPkg::Lock::Timeout": "200",
-        "Acquire::Retries": "3",
+        "Acquire::Retries": "1",
+        "Acquire::http::Timeout": "20",
         "Dpkg::Options::": "--force-confold",
     }
     _run("apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items()), *what)

@@ -21,7 +21,8 @@ from aura import Aura, Config, step
 
 HERE = pathlib.Path(__file__).parent
 RELEASE = int(os.environ.get("RELEASE", "1"))
-app = Aura("shop", config=Config(lease=1.0, poll=0.05, grace=30.0))
+LEASE = float(os.environ["LEASE"])
+app = Aura("shop", config=Config(lease=LEASE, poll=0.05, grace=30.0))
 
 
 def write(line: str) -> None:
@@ -75,11 +76,15 @@ def ledger(folder: Path) -> Counter[str]:
 
 
 @contextmanager
-def worker(folder: Path, database: str, release: int = 1) -> Iterator[Process]:
-    """A worker that has begun; killed when the block ends and it is still there."""
+def worker(
+    folder: Path, database: str, *, release: int = 1, lease: float = 120.0
+) -> Iterator[Process]:
+    """A worker that has begun; killed when the block ends and it is still there. Its lease is long:
+    on a slow machine it is not to lose its runs."""
     process = Process(
-        folder, "worker", "shop:app", "--json", AURA_DATABASE_URL=database, RELEASE=str(release)
-    )
+        folder, "worker", "shop:app", "--json",
+        AURA_DATABASE_URL=database, RELEASE=str(release), LEASE=str(lease),
+    )  # fmt: skip
     try:
         assert process.line()["event"] == "ready"
         yield process

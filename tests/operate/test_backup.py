@@ -19,7 +19,7 @@ ORDERS = [f"order-{n}" for n in range(8)]
 async def under_way(folder: Path, database: str, backup: Callable[[], None]) -> None:
     """Orders are taken and wait in their second step when the backup is made. More are taken after
     it, and then the worker dies with all that it had."""
-    with worker(folder, database) as process:
+    with worker(folder, database, lease=4.0) as process:  # as long the restored runs wait
         app = client_of(database)
         async with app.client():
             for order in ORDERS:

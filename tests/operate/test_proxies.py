@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -11,7 +12,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,39 +125,47 @@ def front(
         tmp_path, "serve", "talking:app", "--port", "0", "--json", "--trust-proxy", "127.0.0.1",
         AURA_DATABASE_URL=str(tmp_path / "aura.db"),
     )  # fmt: skip
-    proxy = None
     try:
         upstream = str(server.line()["url"]).removeprefix("http://")
-        port = free_port()
-        command = request.param(tmp_path, upstream, port)
-        with (tmp_path / "proxy.log").open("w") as log:
-            proxy = subprocess.Popen(
-                command, cwd=tmp_path, stdout=log, stderr=log,
-                env={"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "PATH": "/bin"},
-            )  # fmt: skip
-        trust = ssl.create_default_context(cafile=tmp_path / "cert.pem")
-        found = Front(f"https://localhost:{port}", trust)
-        _wait(found, proxy, tmp_path / "proxy.log")
-        yield found
+        with _started(tmp_path, lambda port: request.param(tmp_path, upstream, port)) as found:
+            yield found
         assert server.stop(signal.SIGTERM) == 0
     finally:
-        if proxy is not None:
-            proxy.terminate()
-            proxy.wait(60)
         server.close()
 
 
-def _wait(front: Front, proxy: subprocess.Popen[bytes], log: Path) -> None:
-    give_up = time.monotonic() + 60
-    while True:
-        assert proxy.poll() is None, log.read_text()
+@contextmanager
+def _started(folder: Path, command: Callable[[int], list[str]]) -> Iterator[Front]:
+    """The proxy, once it answers. A port that was free may be taken when it comes: then another."""
+    trust = ssl.create_default_context(cafile=folder / "cert.pem")
+    log = folder / "proxy.log"
+    for _ in range(5):
+        port = free_port()
+        with log.open("w") as file:
+            proxy = subprocess.Popen(
+                command(port), cwd=folder, stdout=file, stderr=file,
+                env={"HOME": str(folder), "XDG_DATA_HOME": str(folder), "PATH": "/bin"},
+            )  # fmt: skip
         try:
+            found = Front(f"https://localhost:{port}", trust)
+            if _answers(found, proxy):
+                yield found
+                return
+        finally:
+            proxy.terminate()
+            proxy.wait(60)
+    raise AssertionError(log.read_text())
+
+
+def _answers(front: Front, proxy: subprocess.Popen[bytes]) -> bool:
+    """Wait until it does; False when it has ended instead."""
+    give_up = time.monotonic() + 60
+    while proxy.poll() is None and time.monotonic() < give_up:
+        with contextlib.suppress(httpx.HTTPError):
             httpx.get(f"{front.url}/readyz", verify=front.trust, trust_env=False).raise_for_status()
-        except httpx.HTTPError:
-            assert time.monotonic() < give_up, log.read_text()
-            time.sleep(0.05)
-        else:
-            return
+            return True
+        time.sleep(0.05)
+    return False
 
 
 async def test_everything_goes_through(front: Front) -> None:
