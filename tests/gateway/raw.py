@@ -222,7 +222,7 @@ def one_after_the_other(chance: random.Random, _: bytes) -> bytes:
 def damaged(chance: random.Random, _: bytes) -> bytes:
     """A good request, some bytes of which are others."""
     whole = bytearray(head(SECRET, b"Content-Length: 20", b"X-User: u") + b'{"text": "aaaaaaaa"}')
-    for _ in range(chance.randrange(1, 6)):
+    for _step in range(chance.randrange(1, 6)):
         whole[chance.randrange(len(whole))] = chance.choice(b"\0\r\n :/\x7f\x80\xff%aZ0")
     return bytes(whole)
 

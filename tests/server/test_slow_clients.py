@@ -27,7 +27,7 @@ both sides and its own, and far less than it was asked for."""
 
 @contextlib.asynccontextmanager
 async def served(app: Any, http: str) -> AsyncIterator[uvicorn.Server]:
-    config = uvicorn.Config(app, port=0, log_level="critical", lifespan="on", http=http)  # type: ignore[arg-type]
+    config = uvicorn.Config(app, port=0, log_level="critical", lifespan="on", http=http)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -38,7 +38,7 @@ async def served(app: Any, http: str) -> AsyncIterator[uvicorn.Server]:
         for listener in server.servers:
             listener.close()
         for connection in list(server.server_state.connections):
-            connection.transport.abort()  # type: ignore[union-attr]
+            connection.transport.abort()
         await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
         await server.lifespan.shutdown()
 

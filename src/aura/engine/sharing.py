@@ -34,7 +34,7 @@ class Shared:
         task = asyncio.ensure_future(work)
         where[key] = task
         task.add_done_callback(lambda done: self._end(key, done))
-        return cast("asyncio.Task[Any]", task)
+        return task
 
     def _end(self, key: Hashable, done: asyncio.Task[Any]) -> None:
         for where in (self._now, self._next):
