@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -43,9 +44,21 @@ from tests.client.kit import (
 AT = datetime(2026, 3, 1, 12, 30, 0, 250_000, tzinfo=UTC)
 
 
-@pytest.fixture(params=["in process", "over HTTP"])
-async def app(request: pytest.FixtureRequest, served: Served) -> AsyncIterator[App]:
-    if request.param == "in process":
+@pytest.fixture(params=["in process, sqlite", "over HTTP, sqlite", "over HTTP, postgres"])
+def how(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def database(how: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if "postgres" in how:
+        return str(request.getfixturevalue("postgres_url"))
+    return str(tmp_path / "aura.db")
+
+
+@pytest.fixture
+async def app(how: str, served: Served) -> AsyncIterator[App]:
+    if how.startswith("in process"):
         local: App = served.app
         yield local
         return

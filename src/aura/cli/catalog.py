@@ -14,6 +14,7 @@ from rich.text import Text
 
 from aura.app import Aura
 from aura.cli import process
+from aura.cli.completing import versions
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, moment, note, one_line, print_json, show, table
@@ -48,7 +49,7 @@ LEGEND = "Each cell: inputs, outputs, runs in flight. ✓ fits, ✗ does not, ? 
 Version = Annotated[
     str,
     typer.Argument(metavar="VERSION", help="As in research@1.0.0 or research@^1.",
-                   show_default=False),
+                   show_default=False, autocompletion=versions),
 ]  # fmt: skip
 
 
@@ -81,7 +82,10 @@ def show_(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="WORKFLOW", help="A workflow, or one version of it.", show_default=False
+            metavar="WORKFLOW",
+            help="A workflow, or one version of it.",
+            show_default=False,
+            autocompletion=versions,
         ),
     ],
     database: Database = None,

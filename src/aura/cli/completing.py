@@ -1,13 +1,14 @@
 """What a shell offers for a word that is begun: names that the database has.
 
-Cheap or nothing: only of a database that is there, within half a second, and whatever goes wrong
-means that nothing is offered.
+Cheap or nothing: only of a database that is there, within half a second (AURA_COMPLETE_SECONDS says
+another time), and whatever goes wrong means that nothing is offered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,18 @@ def versions(ctx: Any, incomplete: str) -> list[str]:
     return _offered(ctx, incomplete, look)
 
 
+def _patience() -> float:
+    try:
+        return float(os.environ.get("AURA_COMPLETE_SECONDS", WITHIN))
+    except ValueError:
+        return WITHIN
+
+
 def _offered(ctx: Any, incomplete: str, source: Source) -> list[str]:
     from aura.cli.loading import bare_app
 
     async def ask() -> list[str]:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(_patience()):
             app = bare_app((ctx.params or {}).get("database"))
             async with app.client():
                 return [one for one in await source(app) if one.startswith(incomplete)][:MOST]

@@ -11,12 +11,13 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, print_json
+from aura.cli.runs import RunId
 from aura.server import operations
 from aura.server.operations import ForkView
 
 
 def fork(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Its id.", show_default=False)],
+    run_id: RunId,
     at: Annotated[
         str | None,
         typer.Option(

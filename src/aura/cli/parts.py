@@ -29,14 +29,15 @@ class Part:
 
 
 PARTS = (
-    Part("init", "aura.cli.init", "init", "Make a project: a workflow with its test, ready to run."),
+    Part("init", "aura.cli.init", "init",
+         "Make a project: a workflow with its test, ready to run."),
     Part("serve", "aura.cli.serve", "serve",
          "Serve an app on one port: worker, HTTP API, dashboard and, when given, a gateway."),
     Part("worker", "aura.cli.worker", "worker",
          "Execute runs of one or more apps until SIGTERM or Ctrl-C."),
     Part("run", "aura.cli.run", "run", "Run a workflow and print its result as JSON."),
     Part("top", "aura.cli.top", "top",
-         "Watch the whole live: runs, queues, workers, rollouts."),
+         "Watch the whole live: runs, throughput, latency, queues, workers, rollouts."),
     Part("runs", "aura.cli.runs_group", "runs",
          "Look at runs, talk to them, cancel, fork, move and retry them.", True),
     Part("queues", "aura.cli.queues", "queues", "Look at queues and their limits.", True),

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from aura.app import Aura
 from aura.cli import process
+from aura.cli.completing import rollout_names
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json, taking
 from aura.cli.output import (
@@ -55,7 +56,10 @@ REFRESH = 0.25
 
 Named = Annotated[
     str,
-    typer.Argument(metavar="FILE", help="The plan, or the rollout's name.", show_default=False),
+    typer.Argument(
+        metavar="FILE", help="The plan, or the rollout's name.", show_default=False,
+        autocompletion=rollout_names,
+    ),
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="Stay and show it; exit 1 if rolled back.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept in the history.", show_default=False)]
@@ -154,6 +158,7 @@ def status(
             metavar="[FILE]",
             help="The plan, or the rollout's name. Default: all.",
             show_default=False,
+            autocompletion=rollout_names,
         ),
     ] = None,
     watch: Watch = False,

@@ -15,6 +15,7 @@ from rich.tree import Tree
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.completing import run_ids
+from aura.cli.exits import NOT_WELL
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, console, duration, error_line, print_json_line, styled, table
@@ -52,8 +53,8 @@ def watch(
 ) -> None:
     """Watch a run until it has ended, or the newest runs until Ctrl-C.
 
-    In a pipe each change is a line. The exit code says how the run ended: 0
-    when it completed, 3 when it failed, was cancelled, or is parked.
+    In a pipe each change is a line. Exits with 1 when the run failed, was
+    cancelled or is parked.
 
     \b
     Examples:
@@ -67,7 +68,7 @@ def watch(
         return
     ended = process.run(_watch_one(app, run_id, as_json))
     if ended is not None and ended.state != "completed":
-        raise typer.Exit(3)
+        raise typer.Exit(NOT_WELL)
 
 
 async def _watch_one(app: Aura, run_id: str, as_json: bool) -> RunView | None:

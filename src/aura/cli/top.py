@@ -21,7 +21,7 @@ from aura.cli.output import console, print_json, show
 from aura.cli.top_picture import picture
 from aura.client import Client
 from aura.clock import Clock, SystemClock
-from aura.errors import InvalidInput
+from aura.errors import AccessDenied, InvalidInput
 from aura.server.glance import Glance, Source, glance, of_app
 
 QUIT = frozenset({b"q", b"Q", b"\x1b", b"\x03", b"\x04"})
@@ -69,7 +69,13 @@ async def _top(
     as_json: bool,
 ) -> None:
     async with opened_source as (source, clock):
-        seen = await glance(source, clock.now())
+        try:
+            seen = await glance(source, clock.now())
+        except AccessDenied as error:
+            if error.code != "token-missing":
+                raise
+            hint = "Set AURA_TOKEN to one that `aura token create` has printed"
+            raise AccessDenied("the server wants a token", code=error.code, hint=hint) from error
         if as_json:
             print_json(seen)
         elif not live:
