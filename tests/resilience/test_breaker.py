@@ -142,7 +142,8 @@ def test_whatever_happens_it_is_bounded_and_comes_back(
         window=10.0, least=4, consecutive=consecutive, slow=1.0, open_for=2.0, longest=12.0,
         probes=probes,
     )  # fmt: skip
-    state, now, waiting = Breaker(), 0.0, []
+    state, now = Breaker(), 0.0
+    waiting: list[Permit] = []
     for seconds, what, jitter in steps:
         now += seconds
         if what == "ask" or not waiting:
