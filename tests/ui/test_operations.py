@@ -189,7 +189,7 @@ def test_admins_read_who_did_what(site: Site, shared: Shared) -> None:
     tab = shared.tab("admin", "/audit")
     rows = table(tab, "Audit log").locator("tbody tr")
     expect(rows.first).to_contain_text("failed")
-    expect(rows.nth(1)).to_contain_text("an-admin (admin)")
+    expect(rows.nth(1)).to_contain_text("http, admin, 127.0.0.1")
     picture(tab, "audit")
     small(tab)
     tab.get_by_label("What").fill("rollout")

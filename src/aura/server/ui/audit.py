@@ -43,7 +43,7 @@ async def log(visit: Visit) -> None:
         query = urlencode({name: value for name, value in told.items() if value})
         visit.go(f"/audit?{query}" if query else "/audit")
 
-    with card("Entries", "newest first"):
+    with card("Entries", "newest first", "whole"):
         with el("div", "toolbar in-card"):
             who = ui.input("Who", value=by).props("outlined dense").on("keydown.enter", search)
             which = ui.input("What", value=what).props("outlined dense")
@@ -73,11 +73,11 @@ def _row(one: AuditEntry) -> dict[str, object]:
         "id": str(one.number),
         "number": one.number,
         "at": one.at,
-        "by": f"{one.by} ({one.role})" if one.role else one.by,
+        "by": one.by,
         "what": one.what,
         "target": ", ".join(f"{name}: {value}" for name, value in one.target.items()),
         "why": one.why,
         "outcome": f"{one.of} failed: {one.outcome}" if failed else one.outcome,
         "outcome_tone": "red" if failed else "grey",
-        "via": f"{one.via} {one.address}",
+        "via": ", ".join(filter(None, (one.via, one.role, one.address))),
     }

@@ -144,20 +144,25 @@ class View:
             self._p = Stat("p, valid at every look", "–")
             self._units = Stat("Units", "–")
             self._sample = Stat("Sample ratio", "–")
+        candidates = len(status.experiment.arms) - 1
+        beside = len(status.experiment.metrics) * candidates % 2 == 1  # else a half row stays empty
+        self._plots: dict[tuple[str, str], Drawing] = {}
         with el("div", "charts"):
             self._plots_box = el("div", "contents")
-            with card("Arms"):
-                self._arms = Table(ARMS, label="Arms")
-        self._plots: dict[tuple[str, str], Drawing] = {}
+            if beside:
+                self._arms = _arms_card()
+        with el("div", "charts"):
+            if not beside:
+                self._arms = _arms_card()
+            with card("Guards"):
+                nothing = Empty("No guards", "Add some to the experiment's file: guards: [errors]")
+                self._guards = Table(GUARDS, label="Guards", empty=nothing)
         with card("Metrics", "intervals hold at all times at once"):
             nothing = Empty("No comparison yet", "Units have no final value yet.")
             self._metrics = Table(METRICS, label="Metrics", empty=nothing)
-        with card("Guards"):
-            nothing = Empty("No guards", "Add some to the experiment's file: guards: [errors]")
-            self._guards = Table(GUARDS, label="Guards", empty=nothing)
         with card("Counts"):
             self._counts = el("p", "muted", "")
-        with card("History", "who did what, when and why"):
+        with card("History", "who did what, when and why", "whole"):
             self._history = Table(HISTORY, label="History", empty=Empty("Nothing happened yet"))
 
     def show(self, status: ExperimentStatus) -> None:
@@ -207,6 +212,11 @@ class View:
                 if len(one.points) > 1
                 else charts.nothing("Not enough units with a final value yet.")
             )
+
+
+def _arms_card() -> Table:
+    with card("Arms"):
+        return Table(ARMS, label="Arms")
 
 
 def _shares(status: ExperimentStatus) -> list[Share]:

@@ -286,7 +286,7 @@ class Details:
             with card("Stages"):
                 self._stages = Table(STAGES, label="Both arms by stage")
         self._differences = Differences()
-        with card("History", "who did what, when and why"):
+        with card("History", "who did what, when and why", "whole"):
             nothing = Empty("Nothing has happened yet", "A worker has not taken it up.")
             self._history = Table(HISTORY, label="History", empty=nothing)
         self._earlier_box = el("div", "stack")

@@ -107,7 +107,7 @@ async def one_schedule(visit: Visit, name: str) -> None:
             ticks = Table(TICKS, label="Next ticks", empty=nothing)
         with card("Rules"):
             facts(_rules(first.schedule))
-    with card("History"):
+    with card("History", classes="whole"):
         history = Table(HISTORY, label="History", empty=Empty("It has done nothing yet"))
 
     def show(found: ScheduleDetail) -> None:
