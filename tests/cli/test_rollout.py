@@ -126,6 +126,8 @@ def test_orders(aura: Aura, server: tuple[Process, str]) -> None:
     assert status["weights"] == {"research@1.0.0": 1.0, "research@1.1.0": 0.0}
     watched = aura("rollout", "status", "careful", "--watch")
     assert watched.code == 1
+    assert watched.out.startswith("careful  rolled-back  stage ")  # in a pipe: a line per change
+    assert watched.out.count("\n") == 1
     assert "was rolled back" in watched.err
     everything = aura("rollout", "status", "--json").json
     assert [one["name"] for one in everything["rollouts"]] == ["careful"]

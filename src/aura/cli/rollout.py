@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,9 @@ REFRESH = 0.25
 Named = Annotated[
     str,
     typer.Argument(
-        metavar="FILE", help="The plan, or the rollout's name.", show_default=False,
+        metavar="FILE",
+        help="The plan, or the rollout's name.",
+        show_default=False,
         autocompletion=rollout_names,
     ),
 ]
@@ -389,12 +392,20 @@ async def _watch(app: Aura, name: str, as_json: bool) -> RolloutStatus:
 
 @contextlib.contextmanager
 def _screen(as_json: bool) -> Iterator[Callable[[RolloutStatus], None]]:
-    """Where changes are shown: a table that updates, or one line of JSON for each."""
+    """Where changes are shown: a picture that updates, in a pipe a line for each, or JSON."""
     if as_json:
         yield lambda status: print_json_line(status.plain())
         return
-    with Live(console=console(), auto_refresh=False, vertical_overflow="visible") as live:
+    if not sys.stdout.isatty():
+        yield lambda status: print(_line(status), flush=True)
+        return
+    with Live(console=console(), auto_refresh=False, vertical_overflow="crop") as live:
         yield lambda status: live.update(picture(status), refresh=True)
+
+
+def _line(status: RolloutStatus) -> str:
+    where = f"{status.name}  {status.state}  stage {status.stage}  {status.weight:.2%}"
+    return f"{clean(where)}  {one_line(status.reason, 160)}"
 
 
 def _tell(status: RolloutStatus, as_json: bool, *, watched: bool) -> None:

@@ -84,6 +84,7 @@ KINDS: dict[str, type[AuraError]] = {
     "flow-not-found": errors.UnknownFlow,
     "decommission-not-found": errors.UnknownDecommission,
     "schedule-not-found": errors.UnknownSchedule,
+    "breaker-open": errors.BreakerOpen,
     "token-refused": errors.TokenError,
     "access-denied": AccessDenied,
     "sandbox-failed": errors.SandboxError,
@@ -119,7 +120,14 @@ def _made(kind: type[AuraError], text: str, problem: Mapping[str, Any]) -> AuraE
     error = kind.__new__(kind)
     AuraError.__init__(error, text)
     told = {"run_id": problem.get("run", ""), "type": "", "traceback": "", "reason": text}
-    told |= {"step": "", "attempts": 1, "key_id": "", "reasons": (), "run": problem.get("run", "")}
+    told |= {
+        "step": "",
+        "attempts": 1,
+        "key_id": "",
+        "reasons": (),
+        "retry_after": 0.0,
+        "run": problem.get("run", ""),
+    }
     told |= {one: problem.get(one, "") for one in ("status", "code", "field")}
     for name in _OWN.get(next((one for one in kind.__mro__ if one in _OWN), AuraError), ()):
         setattr(error, name, told[name])
@@ -133,6 +141,7 @@ _OWN: dict[type[AuraError], tuple[str, ...]] = {
     errors.DecryptionFailed: ("key_id",),
     errors.RequestRefused: ("status", "code", "field"),
     errors.TargetFailed: ("code", "run"),
+    errors.BreakerOpen: ("code", "run", "retry_after"),
     errors.Incompatible: ("reasons",),
 }
 """Attributes that the constructors of errors set beside the message."""
