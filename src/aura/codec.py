@@ -7,7 +7,8 @@ sees the same value live and on replay.
 
 Stored bytes are JSON text, or a byte 0x01 and zlib-compressed JSON text, or one of these encrypted
 (`aura.store.keys`): a byte 0x02, the length of the key's id, the id, and what follows. 0x03 in
-place of 0x02 marks, in memory only, what was tried and did not open.
+place of 0x02 marks, in memory only, what was tried and did not open. The payload of an event that
+belongs to a trace begins with a byte 0x04, the length of the trace context, and the context.
 """
 
 from __future__ import annotations

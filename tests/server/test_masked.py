@@ -27,8 +27,9 @@ PATHS = (
 )
 
 
-def make_app(database: str = ":memory:", **masking: bool) -> Aura:
-    app = Aura("masked", config=Config(database=database, masking=Masking(**masking)))
+def make_app(*, admins_see_all: bool = False) -> Aura:
+    masking = Masking(admins_see_all=admins_see_all)
+    app = Aura("masked", config=Config(database=":memory:", masking=masking))
 
     @step
     async def log_in(password: str, user: str) -> dict[str, str]:

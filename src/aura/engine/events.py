@@ -65,7 +65,8 @@ def emit(topic: str, payload: Any = None, *, key: str | None = None) -> Awaitabl
         return current.execution.called("emit", lambda call: _emit(call, topic, data, key))
     source, limits, outbox = _outbox(current)
     packed = _packed(topic, data, limits)
-    outbox.append(NewEvent(topic, f"{source}:{len(outbox) + 1}", key, packed))
+    event_id = f"{source}:{len(outbox) + 1}"
+    outbox.append(NewEvent(topic, event_id, key, _in_trace(topic, event_id, packed)))
     return Done()
 
 
@@ -100,7 +101,7 @@ async def _emit(number: int, topic: str, data: bytes, key: str | None) -> None:
         execution.recorder.record(call, "event")
         return
     event_id = f"{execution_id(execution.record)}:{call.key}"
-    event = NewEvent(topic, event_id, key, packed)
+    event = NewEvent(topic, event_id, key, _in_trace(topic, event_id, packed))
     execution.recorder.record(call, "event", events=(event,))
 
 
@@ -114,6 +115,7 @@ def publish(
     _check(given, "id")
     packed = _packed(topic, _PAYLOAD.dump(payload), limits)
     event_id = new_id(now) if given is None else given
+    packed = _in_trace(topic, event_id, packed)
     return writer.submit(Emit((NewEvent(topic, event_id, key, packed),)))
 
 
