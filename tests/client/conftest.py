@@ -1,4 +1,4 @@
-"""An app that is served on a port, over both databases."""
+"""An app that is served on a port."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ async def servers() -> AsyncIterator[Servers]:
     await started.close()
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "aura.db")
-    return str(request.getfixturevalue("postgres_url"))
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """SQLite; `test_same_code` has its own, with PostgreSQL, too."""
+    return str(tmp_path / "aura.db")
 
 
 @dataclass(frozen=True, slots=True)
