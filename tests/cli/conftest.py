@@ -39,7 +39,8 @@ async def mark(path: str, line: str) -> None:
 
 @step
 async def wait_for(path: str) -> str:
-    """Returns when the file is there, which another process makes."""
+    """Returns when the file is there, which another process makes; says that it has begun."""
+    pathlib.Path(path + ".awaited").touch()
     while not pathlib.Path(path).exists():
         await asyncio.sleep(0.01)
     return "seen"

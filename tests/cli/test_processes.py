@@ -75,7 +75,7 @@ def test_a_worker_lets_a_step_end_before_it_stops(aura: Aura, project: Path, spa
     gate = project / "gate"
     start_holding(aura, gate)
     worker = spawn("worker", "research:app", "--json", GRACE="60")
-    eventually(lambda: lines(project / "gate.log"))
+    eventually((project / "gate.awaited").exists)  # between two steps it would stop at once
     worker.popen.send_signal(signal.SIGTERM)
     eventually(lambda: "stopping" in worker.log.read_text())
     gate.touch()
@@ -88,7 +88,7 @@ def test_a_worker_lets_a_step_end_before_it_stops(aura: Aura, project: Path, spa
 def test_a_second_signal_ends_the_worker_at_once(aura: Aura, project: Path, spawn: Spawn) -> None:
     start_holding(aura, project / "gate")
     worker = spawn("worker", "research:app", GRACE="600")
-    eventually(lambda: lines(project / "gate.log"))
+    eventually((project / "gate.awaited").exists)  # between two steps it would stop at once
     worker.popen.send_signal(signal.SIGTERM)
     eventually(lambda: "stopping" in worker.log.read_text())
     assert worker.stop(signal.SIGTERM) == 128 + signal.SIGTERM

@@ -70,13 +70,15 @@ def observed(split: str = "t", **changes: Any) -> Observation:
 class Traffic:
     """See the module. `failing` is the share of an arm's requests that fail, evenly and the first
     one too, so that a guard sees it whatever the sample; `slow` is its latency in seconds. Both
-    may be changed while it runs."""
+    may be changed while it runs. Nothing fails while the candidate has no more than the share
+    `fine_up_to`."""
 
     app: Aura
     split: str = "t"
     per_second: int = 1_000
     failing: dict[str, float] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)
+    fine_up_to: float = 0.0
     splits: list[Split] = field(default_factory=list)
     went_back: list[str] = field(default_factory=list)
     sent: int = 0
@@ -103,7 +105,7 @@ class Traffic:
         share = split.share(candidate)
         mirror = split.mirror_for(unit)
         for name, shadow in ((arm, False), *(((mirror, True),) if mirror else ())):
-            ok = not self._fails(name)
+            ok = share <= self.fine_up_to or not self._fails(name)
             latency = self.slow.get(name, 0.01)
             now = time.time()
             one = Observation(

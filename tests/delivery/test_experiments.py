@@ -50,6 +50,16 @@ async def units_of(app: Aura, count: int, name: str = "copy") -> None:
     )
 
 
+def move_on(app: Aura, seconds: float) -> None:
+    """The database's time is so much later from now on."""
+    moment = app.store.moment
+
+    async def later() -> float:
+        return await moment() + seconds
+
+    setattr(app.store, "moment", later)  # noqa: B010  (a method of one object)
+
+
 async def test_a_better_arm_is_promoted_and_an_equal_one_is_not(database: str) -> None:
     async with app_on(database) as app:
         begun = await app.experiments.start(EXPERIMENT)
@@ -77,8 +87,10 @@ async def test_a_better_arm_is_promoted_and_an_equal_one_is_not(database: str) -
 
 async def test_an_aa_run_ends_without_a_winner_at_its_time(database: str) -> None:
     async with app_on(database) as app:
-        await app.experiments.start(made(primary=metric(effect=0.0), max_time=1.5))
+        await app.experiments.start(made(primary=metric(effect=0.0)))
         await visit(app, 900)
+        await units_of(app, 900)
+        move_on(app, 3_600.0)
         status = await ended(app)
         assert (status.state, status.winner) == ("not-enough", "")
         assert sum(status.ratio.units.values()) == 900 if status.ratio else False
@@ -363,9 +375,11 @@ async def test_numbers_that_are_none_are_refused_and_counted(database: str) -> N
 
 async def test_a_metric_that_never_arrives_is_told_and_holds(database: str) -> None:
     async with app_on(database) as app:
-        await app.experiments.start(made(max_time=0.5))
+        await app.experiments.start(EXPERIMENT)
         for number in range(50):
             app.observe(await app.experiments.assign("shop", f"u{number}"))
+        await units_of(app, 50)
+        move_on(app, 3_600.0)
         status = await wait_for(app, lambda s: s.state == "held")
         assert "no observation has a number of that name" in status.reason
         assert (await split_of(app)).share("b") == 0.5

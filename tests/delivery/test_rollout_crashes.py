@@ -78,6 +78,7 @@ async def test_a_worker_is_killed_at_every_boundary(database: str) -> None:
             worker, deaths = following, deaths + 1
         await worker.begin()
         await check(app, made, ["start", "advance", "complete"])
+        await until(lambda: made.splits[-1].epoch == 3)
         assert [split.epoch for split in made.splits] == [1, 2, 3]
         assert deaths >= 8
         record = await app.run((await app.rollouts.status("t")).run).record()

@@ -32,7 +32,6 @@ from tests.delivery.rollout_kit import (
     split_of,
     story,
     traffic,
-    until,
     wait_for,
 )
 
@@ -148,8 +147,8 @@ async def test_outside_of_its_window_a_stage_is_not_passed(database: str) -> Non
 
 async def test_a_pause_stops_the_clock_and_nothing_else(database: str) -> None:
     stages = (replace(PLAN.stages[1], min_time=1.5), PLAN.stages[3])
-    async with app_on(database) as app, traffic(app) as made:
-        await app.rollouts.start(plan(stages=stages))
+    async with app_on(database) as app:
+        await app.rollouts.start(plan(stages=stages))  # without traffic no stage is passed
         await app.rollouts.order("t", "pause", by="ann", reason="freeze")
         status = await wait_for(app, lambda s: s.state == "paused")
         with pytest.raises(RolloutError, match="is paused"):
@@ -157,8 +156,9 @@ async def test_a_pause_stops_the_clock_and_nothing_else(database: str) -> None:
         paused = await split_of(app)
         before = status.history[-1].at - status.history[0].at
         await asyncio.sleep(0.3)
-        await app.rollouts.order("t", "resume", by="ann")
-        status = await ended(app)
+        async with traffic(app) as made:
+            await app.rollouts.order("t", "resume", by="ann")
+            status = await ended(app)
         assert story(status) == ["start", "pause", "resume", "advance", "complete"]
         at = [event.at for event in status.history]
         assert at[3] - at[2] >= 1.5 - before - 0.1  # the rest of its time
@@ -215,11 +215,10 @@ async def test_a_gradual_rollback_stops_where_it_is_healthy_again(database: str)
     given = replace(given, gradual=LADDER, guards=(replace(PLAN.guards[0], max_error_rate=None),))
     stages = (replace(given.stages[0], min_requests=10**9),)
     async with app_on(database) as app, traffic(app, per_second=2_000) as made:
-        made.failing["b"] = 0.5
+        made.failing["b"], made.fine_up_to = 0.5, 0.4
         await app.rollouts.start(replace(given, stages=stages))
-        await until(lambda: made.splits[-1].share("b") == 0.2)
-        made.failing.clear()
         status = await wait_for(app, held)
+        made.failing.clear()
         assert story(status) == ["start", "descend", "descend", "hold"]
         assert [split.share("b") for split in made.splits] == [1.0, 0.5, 0.2]
         assert "healthy again at 20.00%" in status.reason

@@ -38,10 +38,12 @@ from tests.delivery.rollout_kit import (
 
 
 async def test_a_healthy_rollout_goes_through_all_stages_once(database: str) -> None:
-    async with app_on(database) as app, traffic(app) as made:
+    async with app_on(database) as app:
         begun = await app.rollouts.start(PLAN)
         assert (begun.state, begun.stage, begun.run) == ("running", "shadow", "rollout-t-1")
-        status = await ended(app)
+        async with traffic(app) as made:
+            status = await ended(app)
+            await until(lambda: made.splits[-1].epoch == 5)
         assert status.state == "completed"
         assert story(status) == THROUGH
         assert [stage.verdict for stage in status.stages] == ["pass"] * 4
@@ -114,6 +116,7 @@ async def test_a_trip_may_hold_and_what_is_resumed_starts_from_new_evidence(data
         status = await ended(app)
         assert status.state == "completed"
         assert story(status) == ["start", "hold", "resume", "advance", "advance", "complete"]
+        await until(lambda: made.splits[-1].epoch == 5)  # who follows hears of it later
         resumed = status.history[2]
         assert resumed.by == "ann"
         assert "it was the network" in resumed.reason
@@ -291,8 +294,10 @@ async def test_the_next_rollout_begins_with_its_own_arms(database: str) -> None:
     async with app_on(database) as app, traffic(app) as made:
         await app.rollouts.start(PLAN)
         first = await ended(app)
+        await until(lambda: made.splits[-1].epoch == 5)  # only the newest epoch is told
         await app.rollouts.start(plan(name="next", baseline="b", candidate="c"))
         await wait_for(app, lambda status: status.ended, "next")
+        await until(lambda: made.splits[-1].epoch == 10)
         status = await app.rollouts.status("next")
         assert status.state == "completed"
         assert story(status) == THROUGH

@@ -13,6 +13,7 @@ from aura import Aura, Config, step
 from aura.engine.departed import Departed
 from aura.engine.execution import Execution
 from aura.errors import LeaseLost
+from tests.engine.kit import until
 
 
 @step
@@ -45,8 +46,7 @@ async def test_a_run_that_has_ended_leaves_nothing_in_circles(
         gc.disable()
         try:
             assert await (await app.start("busy", 5)).result() == 5
-            await asyncio.sleep(0.1)  # what was said to be written is written
-            assert [ref() for ref in seen] == [None]
+            await until(lambda: [ref() for ref in seen] == [None])  # what is due is written first
         finally:
             gc.enable()
 
