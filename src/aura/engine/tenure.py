@@ -19,7 +19,7 @@ from aura.clock import Clock
 @dataclass(slots=True)
 class Turnover:
     """How often leases changed hands since the start: runs that were taken over from workers whose
-    lease was over, leases of this worker that could not be held, and runs that it lost with them."""
+    lease was over, leases of this worker that could not be held, and runs lost with them."""
 
     taken_over: int = 0
     leases_lost: int = 0

@@ -197,9 +197,7 @@ class Metrics(Collector):
         """An event is durable."""
         self.publishing.add((topic,), seconds)
 
-    def doing(
-        self, *_: str | dict[str, str] | None
-    ) -> AbstractContextManager[object]:
+    def doing(self, *_: str | dict[str, str] | None) -> AbstractContextManager[object]:
         """Counted when it is over, by those who do it."""
         return nullcontext()
 

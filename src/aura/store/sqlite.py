@@ -194,7 +194,7 @@ class SqliteStore:
     async def outline(self, run_id: str, after: int, limit: int) -> list[Glance]:
         wanted = {"run": run_id, "after": after, "limit": limit}
         rows = await self._read("outline", wanted)
-        return [Glance(*row[:7], bool(row[7]), *row[8:]) for row in rows]
+        return [Glance(*row)._replace(failed=bool(row[7])) for row in rows]
 
     async def signals(self, wanted: Sequence[tuple[str, int]]) -> list[Signal]:
         if not wanted:
