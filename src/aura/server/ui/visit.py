@@ -38,8 +38,8 @@ from aura.server.ui.parts import El, button, el, sentence
 T = TypeVar("T")
 log = logging.getLogger("aura.server")
 
-EVERY = 1.0
-"""Seconds between two looks at what a page shows."""
+EVERY = 0.7
+"""Seconds between two looks at what a page shows: with the way to the screen less than one."""
 
 MOST_SHARED = 1000
 
@@ -124,12 +124,12 @@ class Visit:
         """Show what `load` says now, and again each time it says something else. Visitors with the
         same `key` (which must name all that the answer depends on, also who may see it) share one
         look. Raises what the first look raises; later a look that fails is said, and repeated."""
-        shown = await self._look(load, key, 0.9 * every)
+        shown = await self._look(load, key, every / 2)
         show(shown)
 
         async def again() -> None:
             nonlocal shown
-            found = await self._look(load, key, 0.9 * every)
+            found = await self._look(load, key, every / 2)
             if found != shown:
                 shown = found
                 show(found)
