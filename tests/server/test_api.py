@@ -145,7 +145,7 @@ async def test_bad_requests_are_problem_documents(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_what_is_read_cannot_be_written(http: httpx.AsyncClient, method: str) -> None:
-    for path in ("/api/v1/audit", "/api/v1/status", "/api/v1/rollouts", "/api/v1/runs/x"):
+    for path in ("/api/v1/audit", "/api/v1/status", "/api/v1/splits/x", "/api/v1/runs/x"):
         answer = await http.request(method, path)
         assert problem(answer) == (405, "method-not-allowed")
         assert "GET" in answer.headers["allow"]
