@@ -12,7 +12,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,14 @@ class Site:
             if found["settled"]:
                 return dict(found["run"])
         raise AssertionError(f"run {id} does not end: {found}")
+
+    def until(self, path: str, holds: Callable[[Any], bool], **query: str) -> Any:
+        """What the API says once that holds."""
+        give_up = time.monotonic() + PATIENCE / 1000
+        while not holds(found := self.api.get(path, params=query).json()):
+            assert time.monotonic() < give_up, found
+            time.sleep(0.05)
+        return found
 
     def said(self) -> str:
         """What the server has logged."""

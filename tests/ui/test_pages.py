@@ -3,7 +3,6 @@ much, little, and what is meant ill."""
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import Any
