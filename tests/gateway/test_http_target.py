@@ -305,7 +305,7 @@ async def test_a_full_pool_is_a_timeout_and_not_a_queue_without_end(
     serve: Serve, servers: Servers
 ) -> None:
     _, handler = scripted(b"HTTP/1.1 200 OK\r\n\r\npart", OK)
-    target = await serve(handler, Limits(connect=0.05, connections=1))
+    target = await serve(handler, Limits(connect=1.0, connections=1))
     held = await target.call(ask())
     with pytest.raises(TargetTimeout) as caught:
         await target.call(ask())
