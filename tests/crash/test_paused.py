@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from aura import Run
+from aura import Aura, Run
 from aura.codec import plain
+from aura.store.base import PutDocument
 from tests.crash.kit import Nursery
 from tests.crash.program import CAPACITY, LEASE, gated, order
 
@@ -30,6 +31,25 @@ async def _until_began(nursery: Nursery, run_id: str, times: int) -> None:
     )
 
 
+async def _pause(pid: int, app: Aura) -> None:
+    """Stop a process, but not in the middle of a transaction: on SQLite that keeps all others out
+    until it goes on."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+            await asyncio.sleep(0.002)
+        write = asyncio.ensure_future(app.store.commit([PutDocument("test", "free", b"{}")]))
+        done, _ = await asyncio.wait([write], timeout=1.0)
+        if done:
+            break
+        os.kill(pid, signal.SIGCONT)
+        await write
+
+
+def _is_stopped(thread: Path) -> bool:
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 async def test_a_paused_worker_that_wakes_cannot_write(nursery: Nursery, tmp_path: Path) -> None:
     gate, later = tmp_path / "gate", tmp_path / "later"
     later.touch()
@@ -37,7 +57,7 @@ async def test_a_paused_worker_that_wakes_cannot_write(nursery: Nursery, tmp_pat
         paused = await nursery.fork()
         run = await app.start(gated, str(gate), id="r")
         await _until_began(nursery, "r", 1)
-        os.kill(paused, signal.SIGSTOP)
+        await _pause(paused, app)
         other = await nursery.fork()
         await _until_began(nursery, "r", 2)
         gate.touch()

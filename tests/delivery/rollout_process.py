@@ -29,6 +29,7 @@ from aura import Aura, Config, receive, step
 from aura.delivery import follower as follower_module
 from aura.delivery.split import Split
 from aura.store.base import Append, Op, Outcome, PutDocument, Store
+from aura.store.sqlite import SqliteStore
 
 LEASE = 0.5
 
@@ -58,8 +59,10 @@ def dying(store: Store, when: str, point: str) -> Store:
 
     async def until_then(ops: Sequence[Op]) -> list[Outcome]:
         reached = point in map(point_of, ops)
-        if reached and when != "after":
-            os.kill(os.getpid(), signal.SIGKILL if when == "before" else signal.SIGSTOP)
+        if reached and when == "freeze":
+            await freeze(store)
+        elif reached and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
         outcomes = await commit(ops)
         if reached and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -67,6 +70,18 @@ def dying(store: Store, when: str, point: str) -> Store:
 
     setattr(store, "commit", until_then)  # noqa: B010  (a method of one object)
     return store
+
+
+async def freeze(store: Store) -> None:
+    """Stop this process: never in the middle of a claim, which on SQLite keeps all others out."""
+
+    def stop(_: object = None) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if isinstance(store, SqliteStore):
+        await store._writer.call(stop)
+    else:
+        stop()
 
 
 def deaf(store: Store) -> Store:
