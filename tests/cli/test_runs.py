@@ -14,6 +14,7 @@ RUN_KEYS = {
     *("id", "workflow", "version", "state", "created_at", "started_at", "finished_at", "seconds"),
     *("wake_at", "worker", "epoch", "recoveries", "cancel_requested", "error"),
     *("queue", "key", "priority", "parent", "detached", "execution"),
+    "attributes",
 }
 CALL_KEYS = {
     *("lane", "name", "number", "key", "kind", "state", "attempts", "started_at", "seconds"),

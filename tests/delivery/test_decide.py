@@ -300,6 +300,13 @@ def test_all_splits_need_their_evidence_and_any_may_trip() -> None:
     assert isinstance(decide(plan, running(), both, 1010.0), Advance)
 
 
+def test_a_step_that_claims_to_run_goes_on_down() -> None:
+    """No decision leads there; a state that was written by another version might."""
+    found = decide(PLAN, replace(running(), step=0), evidence(requests=1), 1010.0)
+    assert isinstance(found, Continue)
+    assert "not healthy yet" in found.reason
+
+
 # Whatever happens: random plans, states, evidence and times.
 
 TWO = replace(

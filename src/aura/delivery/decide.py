@@ -209,7 +209,7 @@ def decide(plan: Plan, state: RolloutState, evidence: Evidence, now: float) -> D
         return tripped
     if state.order == "hold":
         return Hold("ordered by the operator")
-    if state.status == "descending":
+    if state.status == "descending" or (state.status == "running" and state.step is not None):
         return _descent(plan, state, evidence, now)
     if state.order is not None and state.order != "resume":
         return _ordered(plan, state, stage, evidence, now)

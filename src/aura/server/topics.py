@@ -18,6 +18,7 @@ MOST_EVENTS = 500
 
 _END = 2**62  # no seq is as high
 _EVERYWHERE = tuple(range(PARTITIONS))
+_SHOWN = 1e-6  # seconds: what is shown of times
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,12 @@ async def topics(app: Aura, topic: str | None = None) -> list[TopicView]:
 async def replay_topic(app: Aura, topic: str, group: str, since: float) -> int:
     """Let a group handle again what was emitted since then (epoch seconds); how many events.
 
-    Raises UnknownTopic when there is no such group.
+    An event's time as it is shown is rounded, and names that event all the same. Raises
+    UnknownTopic when there is no such group.
     """
     if not (storable(topic) and storable(group)):
         raise _no_group(topic, group)
-    count = await app.store.events.replay(topic, group, since)
+    count = await app.store.events.replay(topic, group, since - _SHOWN)
     if count is None:
         raise _no_group(topic, group)
     await app.committer.submit(Announce(GROUPS))
