@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import aura
 from aura import Aura, Run
 from aura.engine.prefetch import MOST
 from aura.errors import RunCancelled, StoreUnavailable
-from aura.store.base import Claim, ClaimResult, Op, Outcome, SendSignal
+from aura.store.base import Announce, Claim, ClaimResult, Op, Outcome, SendSignal
 from tests.engine.kit import World, declare, until
 
 
@@ -56,15 +56,19 @@ async def gone(app: Aura, run: Run[Any]) -> None:
     await until(waits)
 
 
-@contextmanager
-def deaf(app: Aura) -> Iterator[None]:
-    """Claims find nothing meanwhile."""
+@asynccontextmanager
+async def deaf(app: Aura) -> AsyncIterator[None]:
+    """Claims find nothing meanwhile; one that was under way has ended."""
+    asked = asyncio.Event()
 
     async def claim(_: Claim) -> ClaimResult:
+        asked.set()
         return ClaimResult()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(app.store, "claim", claim)
+        await app.committer.submit(Announce("ready"))
+        await asked.wait()
         yield
 
 
@@ -72,7 +76,7 @@ async def test_a_sleeping_run_wakes_without_a_claim(world: World) -> None:
     app = await sleepy(world)
     run = await asleep(app, "one", "two")
     epoch = (await run.record()).epoch
-    with deaf(app):
+    async with deaf(app):
         sent = await run.signal("go", "three")
         assert (sent.state, sent.taken, sent.seq) == ("running", True, 3)
 
@@ -199,7 +203,7 @@ async def test_a_run_that_another_worker_has_had_is_claimed(world: World) -> Non
 async def test_a_run_that_is_asked_to_stop_is_left_to_claims(world: World) -> None:
     app = await sleepy(world)
     run = await asleep(app)
-    with deaf(app):
+    async with deaf(app):
         await run.cancel()
         sent = await run.signal("go", "x")
         assert not sent.taken
