@@ -114,6 +114,17 @@ async def test_an_expired_token_says_that_it_is(serving: Serving) -> None:
     assert problem(await ask(serving, text[:-1] + "x")) == (401, "token-invalid")
 
 
+async def test_a_new_token_is_good_at_once_though_tokens_are_kept_in_mind(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = await create(serving.app, "ann", "viewer")
+    monkeypatch.setattr(tokens, "FRESH", 3_600.0)
+    monkeypatch.setattr(tokens, "_NEW", 0.0)
+    assert (await ask(serving, first)).status_code == 200
+    _, second = await create(serving.app, "bob", "viewer")
+    assert (await ask(serving, second)).status_code == 200
+
+
 async def test_a_revocation_is_obeyed_though_tokens_are_kept_in_mind(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,13 +115,13 @@ class Door:
     async def caller(self, scope: Scope) -> Caller:
         """Who sends a request: whom its token says, or without tokens whoever is on this machine.
         Raises Refused for whom nothing is shown, and StoreUnavailable."""
-        tokens = await self.keeper.all()
+        scheme, _, given = header_of(scope, b"authorization").strip().partition(" ")
+        text = given if scheme.lower() == "bearer" else ""
+        tokens = await self.keeper.all(text)
         if not tokens:
             return local_caller(scope)
-        scheme, _, given = header_of(scope, b"authorization").strip().partition(" ")
         if not scheme:
             raise _unauthorized("token-missing", "send a token: Authorization: Bearer aura_…")
-        text = given if scheme.lower() == "bearer" else ""
         token, caller = self.holder(text, address_of(scope), tokens)
         self.pay(token)
         return caller

@@ -156,9 +156,13 @@ async def require_token(app: Aura, host: str) -> None:
         )
 
 
+_NEW = 0.05  # seconds: guesses read the database no more often
+
+
 class Keeper:
     """The tokens as this process knows them. They are read again when that was `FRESH` seconds
-    ago. While the database is away the last ones hold: what can be had without it is little."""
+    ago, and sooner for one that is not known: it may be new. While the database is away the last
+    ones hold: what can be had without it is little."""
 
     def __init__(self, app: Aura) -> None:
         self._app = app
@@ -166,11 +170,14 @@ class Keeper:
         self._read_at = 0.0
         self._reading = asyncio.Lock()
 
-    async def all(self) -> Mapping[str, Token]:
-        """Raises StoreUnavailable when they have never been read."""
+    async def all(self, text: str = "") -> Mapping[str, Token]:
+        """With that of this text, if there is one. Raises StoreUnavailable when they have never
+        been read."""
+        pair = read(text.strip())
         async with self._reading:
             now = self._app.clock.monotonic()
-            if self._known is None or not 0 <= now - self._read_at < FRESH:
+            new = self._known is not None and pair is not None and pair[0] not in self._known
+            if self._known is None or not 0 <= now - self._read_at < (_NEW if new else FRESH):
                 try:
                     self._known = await load(self._app)
                 except StoreUnavailable:

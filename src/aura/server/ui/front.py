@@ -152,11 +152,12 @@ class Front:
             return PlainTextResponse("this is no form with a token", 413)
         address = address_of(scope)
         try:
-            tokens = await self._door.keeper.all()
+            text = form.get("token", "")
+            tokens = await self._door.keeper.all(text)
             if not tokens:
                 local_caller(scope)
                 return RedirectResponse(_target(scope), 303)
-            token, caller = self._door.holder(form.get("token", ""), address, tokens)
+            token, caller = self._door.holder(text, address, tokens)
         except (AuraError, Refused) as error:
             said = problem_of(error)
             return self._form(scope, wrong=said.detail, status=said.status)
