@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +50,6 @@ def test_without_a_database_nothing_is_offered_and_nothing_is_said(project: Path
     assert "x" not in ask("bash", "aura rollout status x", AURA_DATABASE_URL="postgresql://\x01")
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 def test_bash_takes_it(aura: Aura, project: Path) -> None:
     assert aura("run", "research:app", "research", '"a"', "--id", "first").code == 0
     program = project / "bin" / "aura"

@@ -141,7 +141,6 @@ async def test_a_stale_worker_starts_no_children(world: World, gate: Gate) -> No
 
 
 async def test_encrypted_children(world: World) -> None:
-    pytest.importorskip("cryptography")
     keys = ("k1:" + "A" * 43 + "=",)
 
     async def whole(value: int) -> int:

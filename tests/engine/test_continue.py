@@ -320,7 +320,6 @@ async def test_another_version_goes_on(world: World) -> None:
 
 
 async def test_an_encrypted_run_begins_anew(world: World) -> None:
-    pytest.importorskip("cryptography")
     app = await world.open(counting, encryption_keys=("k1:" + "A" * 43 + "=",))
     run = await app.start(counting, 3, id="c")
     assert await run.result(timeout=60) == 20
