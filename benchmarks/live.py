@@ -1,14 +1,15 @@
 """Live clients on a busy worker: do they slow it down, and does memory grow?
 
-    python -m benchmarks.live [--store sqlite|postgres] [--clients 200] [--silent 20] [--rate 2000]
-                              [--minutes 1] [--json] [--database PATH_OR_URL]
+    python -m benchmarks.live [--store sqlite|postgres] [--readers 80] [--silent 20] [--pages 100]
+                              [--rate 2000] [--minutes 1] [--json] [--database PATH_OR_URL]
 
-One process serves: worker, API and event streams. It starts ten-step runs so that it makes `--rate`
-steps per second (as far as it can), and one run that writes twenty items a second to a stream.
-Another process has the clients: half follow what changes (`GET /api/v1/changes`), half follow the
-stream; `--silent` of all never read a byte after the beginning. Measured are the steps per second,
-the delay of a run (p95, from its start to its result) and the server's memory (VmRSS), first
-without clients, then with them, at the beginning and the end; and how much the clients have heard.
+One process serves: worker, API, event streams and dashboard. It starts ten-step runs so that it
+makes `--rate` steps per second (as far as it can), and one run that writes twenty items a second to
+a stream. Another process (`benchmarks.listeners`) has the clients: half of the streams follow what
+changes (`GET /api/v1/changes`), half the stream; `--silent` more never read a byte after the
+beginning; `--pages` tabs look at pages of the dashboard. Measured are the steps per second, the
+delay of a run (p95, from its start to its result) and the server's memory (VmRSS), first without
+clients, then with them, at the beginning and the end; and how much the clients have heard.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -37,8 +38,6 @@ from benchmarks.memory import resident_mib
 STEPS = 10
 ALONE = 10.0  # seconds that are measured without clients
 ITEMS = 20.0  # per second, of the stream
-STREAM = "/api/v1/runs/ticker/streams/ticks?follow=true"
-CHANGES = "/api/v1/changes"
 
 
 @step
@@ -115,7 +114,7 @@ async def measure(database: str, options: argparse.Namespace) -> dict[str, Any]:
     listening = socket.create_server(("127.0.0.1", 0), backlog=512)
     port = listening.getsockname()[1]
     settings = uvicorn.Config(
-        build(app), log_level="error", lifespan="on", timeout_graceful_shutdown=2
+        build(app, dashboard=True), log_level="error", lifespan="on", timeout_graceful_shutdown=2
     )
     server = Server(settings)
     serving = asyncio.create_task(server.serve([listening]))
@@ -123,7 +122,7 @@ async def measure(database: str, options: argparse.Namespace) -> dict[str, Any]:
         await asyncio.sleep(0.05)
     load = Load()
     seconds = 60.0 * options.minutes
-    await app.start("ticker", id="ticker", until=time.time() + ALONE + seconds + 20)
+    await app.start("ticker", id="ticker", until=time.time() + ALONE + seconds + 120)
     busy = asyncio.create_task(keep_busy(app, options.rate, load))
     try:
         return await _phases(load, port, seconds, options)
@@ -141,8 +140,8 @@ async def _phases(
     load.look(1.0)
     await asyncio.sleep(ALONE)
     alone = {**load.look(ALONE), "mib": round(resident_mib(), 1)}
-    command = [sys.executable, "-m", "benchmarks.live", "--hear", str(port)]
-    command += ["--clients", str(options.clients), "--silent", str(options.silent)]
+    counts = (options.readers, options.silent, options.pages)
+    command = [sys.executable, "-m", "benchmarks.listeners", *map(str, (port, *counts))]
     hearing = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stdin=subprocess.PIPE
     )
@@ -158,58 +157,7 @@ async def _phases(
     hearing.stdin.close()
     heard = json.loads(await hearing.stdout.read())
     await hearing.wait()
-    return {"clients": options.clients, "alone": alone, "with_clients": marks, "heard": heard}
-
-
-# The clients' process.
-
-
-@dataclass(slots=True)
-class Heard:
-    """What the clients that read have got."""
-
-    clients: int = 0
-    bytes: int = 0
-    least: int = 0
-    closed: int = 0
-
-
-async def hear(port: int, clients: int, silent: int) -> None:
-    """Connect, say "ready", listen until standard input ends, tell."""
-    amounts = [0] * clients
-    begun = [asyncio.Event() for _ in range(clients)]
-    heard = Heard(clients - silent)
-    tasks = [
-        asyncio.create_task(_client(port, at, at < silent, amounts, begun[at], heard))
-        for at in range(clients)
-    ]
-    async with asyncio.timeout(60):
-        await asyncio.gather(*(one.wait() for one in begun))
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    heard.bytes, heard.least = sum(amounts), min(amounts[silent:])
-    print(json.dumps(asdict(heard)))
-
-
-async def _client(
-    port: int, at: int, silent: bool, amounts: list[int], begun: asyncio.Event, heard: Heard
-) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
-    path = CHANGES if at % 2 else STREAM
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
-    await writer.drain()
-    first = await reader.readline()
-    assert first.split()[1] == b"200", first
-    begun.set()
-    if silent:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.Event().wait()
-    while data := await reader.read(65_536):
-        amounts[at] += len(data)
-    heard.closed += 1
+    return {"clients": sum(counts), "alone": alone, "with_clients": marks, "heard": heard}
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -223,16 +171,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--database", help="a SQLite path or PostgreSQL URL to use and fill")
-    parser.add_argument("--clients", type=int, default=200)
-    parser.add_argument("--silent", type=int, default=20)
+    parser.add_argument("--readers", type=int, default=80, help="streams that are read")
+    parser.add_argument("--silent", type=int, default=20, help="streams that are not read")
+    parser.add_argument("--pages", type=int, default=100, help="open pages of the dashboard")
     parser.add_argument("--rate", type=float, default=2_000.0)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--hear", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.hear:
-        uvloop.run(hear(options.hear, options.clients, options.silent))
-        return
     given = contextlib.nullcontext(options.database) if options.database else None
     with given or temporary_database(options.store) as database:
         figures = uvloop.run(measure(database, options))

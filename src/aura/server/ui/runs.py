@@ -19,7 +19,7 @@ from aura.server.scopes import theirs
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, El, Empty, Table, button, card, el, heading, sentence
 from aura.server.ui.paths import path
-from aura.server.ui.visit import Order, Visit, notify
+from aura.server.ui.visit import EVERY, Order, Visit, notify
 from aura.server.views import RunList, RunView
 
 COLUMNS = (
@@ -100,13 +100,15 @@ class RunsPage:
         await self._visit.live(self._look, self._show)
 
     async def _look(self) -> RunList:
-        """The page as it is now."""
+        """The page as it is now; tabs with the same page share a look."""
         one = self._filters
         workflow = theirs(self._visit.caller, one.workflow or None)
-        return await operations.list_runs(
-            self._app, state=one.state or None, workflow=workflow, limit=PER_PAGE,
-            cursor=one.cursor or None, attributes=(one.attribute,) if one.attribute else (),
+        look = partial(
+            operations.list_runs, self._app, state=one.state or None, workflow=workflow,
+            limit=PER_PAGE, cursor=one.cursor or None,
+            attributes=(one.attribute,) if one.attribute else (),
         )  # fmt: skip
+        return await self._visit.looks.at(("runs", workflow, one), look, EVERY / 2)
 
     def _show(self, found: RunList) -> None:
         self._table.show(row(one) for one in found.runs)

@@ -41,6 +41,9 @@ log = logging.getLogger("aura.server")
 EVERY = 0.7
 """Seconds between two looks at what a page shows: with the way to the screen less than one."""
 
+LOOKS_TAKE = 0.1
+"""The largest share of time that a page looks: on a process that is busy it looks less often."""
+
 MOST_SHARED = 1000
 
 
@@ -142,14 +145,15 @@ class Visit:
         async def again() -> None:
             if self.over:
                 return
+            began = self.app.clock.monotonic()
             try:
                 await do()
+                self.say("")
             except (AuraError, Refused) as error:
                 self.say(f"Not current: {sentence(error)}", "problem")
-                return
-            self.say("")
+            timer.interval = max(every, (self.app.clock.monotonic() - began) / LOOKS_TAKE)
 
-        ui.timer(every, again, immediate=False)
+        timer = ui.timer(every, again, immediate=False)
 
     async def _look(
         self, load: Callable[[], Awaitable[T]], key: Hashable | None, fresh: float
