@@ -19,7 +19,7 @@ from aura.errors import PlanError
 ROOT = Path(__file__).resolve().parents[1]
 MAX_FUNCTION, MAX_MODULE, MAX_PARAMETERS, MAX_PUBLIC_NAMES = 70, 600, 8, 30
 
-FOUNDATION = ["aura.errors", "aura.clock", "aura.yamlnodes", "aura.masking"]
+FOUNDATION = ["aura.errors", "aura.clock", "aura.yamlnodes", "aura.masking", "aura.spans"]
 BELOW_APP = [
     *("aura.engine", "aura.delivery", "aura.gateway", "aura.migrate", "aura.insight"),
     *("aura.fleet", "aura.models", "aura.node", "aura.store", "aura.codec", "aura.resilience"),
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.server": ["aura", "aura.app", *BELOW_APP],
     "aura.client": [
         *("aura.engine!", "aura.codec", "aura.delivery.status", "aura.delivery.experiment_status"),
+        *("aura.delivery.retirement", "aura.delivery.shadow"),
     ],
     "aura.app": BELOW_APP,
     "aura.testing": ["aura.app", "aura.store", "aura.engine", "aura.codec", "aura.resilience"],
@@ -58,8 +59,9 @@ MAY_IMPORT: dict[str, list[str]] = {
     "aura.errors": [],
     "aura.yamlnodes": [],
     "aura.masking": [],
+    "aura.spans": [],
 }
-STANDARD_LIBRARY_ONLY = ("aura.stats", "aura.clock", "aura.errors")
+STANDARD_LIBRARY_ONLY = ("aura.stats", "aura.clock", "aura.errors", "aura.spans")
 ENTRY_POINTS = ("aura", "aura.client", "aura.testing", "aura.testing.plugin")
 
 

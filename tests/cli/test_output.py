@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from aura.cli.output import clean, duration, one_line, paragraph, redact, table
+from aura.cli.output import clean, one_line, paragraph, redact, table
 from aura.errors import ConfigError
 
 
@@ -36,22 +36,6 @@ def test_control_characters_are_shown_and_not_obeyed() -> None:
     assert clean("two\nlines\tand a tab") == "two\nlines\tand a tab"
     assert one_line("two\n  lines", 20) == "two lines"
     assert one_line("abcdef", 4) == "abc…"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (None, "–"),
-        (0.0004, "0.4 ms"),
-        (0.012, "12 ms"),
-        (1.239, "1.24 s"),
-        (123.0, "2 min 3 s"),
-        (11_040.0, "3 h 4 min"),
-        (176_400.0, "2 d 1 h"),
-    ],
-)
-def test_durations(seconds: float | None, shown: str) -> None:
-    assert duration(seconds) == shown
 
 
 def test_a_narrow_terminal_leaves_ids_whole() -> None:

@@ -84,7 +84,7 @@ def test_traffic_that_stops_in_the_middle_of_a_stage() -> None:
     assert (found.state, whats(found)) == ("running", [])
     resumed = run(plan, lambda *_: Fate(), 4_000, rate=0.02)
     assert whats(resumed) == ["hold"]
-    assert "not enough evidence after 600 s" in resumed.history[0].reason
+    assert "not enough evidence after 10 min" in resumed.history[0].reason
     assert resumed.weight == 0.1
 
 

@@ -347,7 +347,7 @@ async def test_without_traffic_time_runs_out(
         await app.rollouts.start(short(on_not_enough=on_not_enough))
         status = await wait_for(app, lambda status: status.state == state)
         assert "the candidate has had no traffic" in status.reason
-        assert "not enough evidence after 0.15 s" in status.history[-1].reason
+        assert "not enough evidence after 150 ms" in status.history[-1].reason
         await asyncio.sleep(0.4)
         assert "the candidate has had no traffic" in (await app.rollouts.status("t")).reason
         if state == "held":

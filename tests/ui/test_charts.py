@@ -158,9 +158,3 @@ def test_what_comes_from_a_database_is_text() -> None:
 )  # fmt: skip
 def test_numbers_are_short(value: float, told: str) -> None:
     assert charts.number(value) == told
-
-
-def test_times_are_in_their_unit() -> None:
-    assert [charts.time(one) for one in (5e-5, 0.25, 2.5, 90)] == [
-        *("50 µs", "250 ms", "2.5 s", "1.5 min")
-    ]

@@ -14,7 +14,7 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, duration, note, one_line, print_json, show, styled, table
+from aura.cli.output import clean, note, one_line, print_json, show, styled, table
 from aura.delivery import report as pages
 from aura.delivery.conclude import Order
 from aura.delivery.experiment import DAY, Experiment, load_experiment
@@ -31,6 +31,7 @@ from aura.server.experiments import (
     show_experiment,
     start_experiment,
 )
+from aura.spans import span
 
 experiment = typer.Typer(help="Find out which arm is better.", no_args_is_help=True)
 
@@ -300,7 +301,7 @@ def _forecast(found: Forecast, wanted: Experiment) -> list[RenderableType]:
 
 
 def _days(days: float | None) -> str:
-    return "–" if days is None else duration(days * DAY)
+    return "–" if days is None else span(days * DAY)
 
 
 def _row(status: ExperimentStatus) -> tuple[RenderableType, ...]:

@@ -176,24 +176,6 @@ def usage(message: str, command: str, *, as_json: bool = False) -> None:
 # -- values for people -------------------------------------------------------------------------
 
 
-def duration(seconds: float | None) -> str:
-    """A duration: 0.4 ms, 12 ms, 1.24 s, 2 min 3 s, 3 h 4 min, 2 d 1 h; – for none."""
-    if seconds is None:
-        return "–"
-    if seconds < 0.01:
-        return f"{seconds * 1000:.1f} ms"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.2f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
 def moment(at: datetime | None) -> str:
     """A time in UTC, to the second; – for none."""
     return "–" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

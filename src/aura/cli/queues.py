@@ -11,8 +11,9 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, duration, moment, note, print_json, show, table
+from aura.cli.output import clean, moment, note, print_json, show, table
 from aura.server.queues import QueueDetail, QueueView, list_queues, show_queue
+from aura.spans import span
 
 queues = typer.Typer(help="Look at queues and their limits.", no_args_is_help=True)
 
@@ -108,7 +109,7 @@ def limits(queue: QueueView) -> str:
     if queue.per_key is not None:
         found.append(f"{queue.per_key} per key")
     if queue.rate is not None:
-        found.append(f"{queue.rate} per {duration(queue.per)}")
+        found.append(f"{queue.rate} per {span(queue.per)}")
     if queue.requires:
         found.append("requires " + ", ".join(map(clean, queue.requires)))
     found += [f"{amount:g} {clean(name)} each" for name, amount in queue.resources.items()]

@@ -16,7 +16,7 @@ from aura.app import Aura, new_run_id
 from aura.cli import process
 from aura.cli.loading import load_app, opened
 from aura.cli.options import AppDatabase, AppName, Json, taking
-from aura.cli.output import duration, note, print_json, print_value
+from aura.cli.output import note, print_json, print_value
 from aura.codec import plain, to_json
 from aura.engine.definition import Workflow
 from aura.engine.handle import Run
@@ -24,6 +24,7 @@ from aura.errors import InvalidInput, StoreUnavailable
 from aura.masking import current_mask
 from aura.server.operations import split_arguments
 from aura.server.views import run_view
+from aura.spans import span
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +176,4 @@ async def _print_result(run: Run[Any], as_json: bool) -> None:
         print_json({"run": run_view(record), "result": result})
         return
     print_value(result)
-    note(f"Run {run.id} completed in {duration(run_view(record).seconds)}.")
+    note(f"Run {run.id} completed in {span(run_view(record).seconds)}.")

@@ -15,7 +15,6 @@ from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import (
     clean,
-    duration,
     error_line,
     indented,
     moment,
@@ -31,6 +30,7 @@ from aura.server import operations
 from aura.server.journal import Call, LaneTree, calls, lane_tree
 from aura.server.operations import MOST_RUNS
 from aura.server.views import CallView, Payload, RunDetail, RunList, RunView, call_view, time_of
+from aura.spans import span
 from aura.store.base import SETTLED, TERMINAL
 
 runs = typer.Typer(
@@ -161,7 +161,7 @@ def row(run: RunView) -> tuple[Text | str, ...]:
         run.version,
         styled(run.state),
         moment(run.created_at),
-        duration(run.seconds),
+        span(run.seconds),
         error_line(run.error, 60) if run.error else "",
     )
 
@@ -173,7 +173,7 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
         ("workflow", f"{clean(run.workflow)} {run.version}"),
         ("state", styled(run.state)),
         ("created", f"{moment(run.created_at)} UTC"),
-        ("took", duration(run.seconds)),
+        ("took", span(run.seconds)),
     ]
     if run.attributes:
         words = (f"{name}:{value}" for name, value in run.attributes.items())
@@ -253,7 +253,7 @@ def _leaf(tree: Tree, call: CallView, *, full: bool) -> None:
     line = Text.assemble(
         clean(f"{call.name}#{call.number}{kind}  "),
         styled(call.state),
-        f"  {duration(call.seconds)}{tries}",
+        f"  {span(call.seconds)}{tries}",
     )
     if call.kind in ("sleep", "wait") and call.output is not None and call.output.whole:
         line.append(f"  until {moment(time_of(call.output.value))} UTC", "dim")

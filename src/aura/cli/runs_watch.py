@@ -18,11 +18,12 @@ from aura.cli.completing import run_ids
 from aura.cli.exits import NOT_WELL
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, console, duration, error_line, print_json_line, styled, table
+from aura.cli.output import clean, console, error_line, print_json_line, styled, table
 from aura.cli.runs import branch, row
 from aura.server import operations
 from aura.server.journal import LaneTree, calls, lane_tree
 from aura.server.views import RunDetail, RunView
+from aura.spans import span
 from aura.store.base import SETTLED
 
 REFRESH = 0.5
@@ -86,7 +87,7 @@ async def _watch_one(app: Aura, run_id: str, as_json: bool) -> RunView | None:
     def lines(seen: Seen) -> None:
         run, journal = seen[0].run, seen[0].journal
         for call in journal:
-            _say_once(said, f"{call.key}  {call.state}", duration(call.seconds), call.state)
+            _say_once(said, f"{call.key}  {call.state}", span(call.seconds), call.state)
         _say_once(said, f"run {run.id}  {run.state}", error_line(run.error) if run.error else "")
 
     tell = _as_json(lambda seen: seen[0]) if as_json else lines
@@ -109,7 +110,7 @@ async def _watch_all(app: Aura, workflow: str | None, as_json: bool) -> None:
             if as_json:
                 print_json_line(run)
             else:
-                took = duration(run.seconds)
+                took = span(run.seconds)
                 print(
                     clean(f"{run.id}  {run.workflow} {run.version}  {run.state}  {took}"),
                     flush=True,
@@ -175,7 +176,7 @@ def _picture_of_one(seen: Seen) -> RenderableType:
     run = detail.run
     head = Text.assemble(
         (f"{clean(run.id)}  ", "bold"), f"{clean(run.workflow)} {run.version}  ",
-        styled(run.state), f"  {duration(run.seconds)}",
+        styled(run.state), f"  {span(run.seconds)}",
     )  # fmt: skip
     parts: list[RenderableType] = [head, branch(Tree(Text("journal", "bold")), tree, full=False)]
     if run.error is not None:

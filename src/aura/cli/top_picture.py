@@ -11,8 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from aura.cli.output import clean, duration, one_line, styled, table
+from aura.cli.output import clean, one_line, styled, table
 from aura.server.glance import Glance
+from aura.spans import span
 
 ROWS = 12
 """At most so many queues, workers and rollouts are shown."""
@@ -48,7 +49,7 @@ def _pace(seen: Glance) -> Text:
     pace = seen.pace
     line = Text("lately   ", "bold")
     line.append(f"{pace.per_second:,.3g} runs/s ended   {pace.failed:,} of {pace.ended:,} not well")
-    line.append(f"   p50 {duration(pace.p50)}   p95 {duration(pace.p95)}")
+    line.append(f"   p50 {span(pace.p50)}   p95 {span(pace.p95)}")
     if seen.writes_per_second is not None:
         line.append(f"   {seen.writes_per_second:,.0f} entries/s")
     return line

@@ -12,10 +12,11 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, duration, note, print_json, show, table
+from aura.cli.output import clean, note, print_json, show, table
 from aura.errors import InvalidInput
 from aura.server import topics as operations
 from aura.server.topics import TopicView
+from aura.spans import span
 from aura.yamlnodes import DURATION, SECONDS
 
 topics = typer.Typer(help="Topics of events and the groups that handle them.", no_args_is_help=True)
@@ -80,7 +81,7 @@ def show_(topic: Topic, database: Database = None, as_json: Json = False) -> Non
         (
             Text(clean(one.group)),
             f"{one.lag:,}",
-            duration(one.age),
+            span(one.age),
             f"{one.waiting:,}",
             f"{one.dead:,}",
             str(one.workers),

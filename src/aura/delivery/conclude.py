@@ -36,7 +36,7 @@ from typing import Literal
 from aura.delivery.analysis import Comparison, Findings
 from aura.delivery.decide import Continue, Hold
 from aura.delivery.experiment import Experiment
-from aura.delivery.spans import span
+from aura.spans import span
 
 Status = Literal[
     "running", "held", "won", "harmed", "no-effect", "not-enough", "invalid", "stopped"
@@ -220,12 +220,12 @@ def _missing(
     if not _arrived(experiment, findings):
         yield f"the metric {experiment.primary.name}: {_never(experiment)}"
     if elapsed < experiment.min_time:
-        yield f"{span(experiment.min_time - elapsed, '.1f')} more"
+        yield f"{span(experiment.min_time - elapsed)} more"
     for arm in state.live(experiment):
         one = findings.primary(arm)
         few = experiment.min_units - min(one.units, one.baseline_units)
         if few > 0:
-            yield f"{few} more units with a final {one.metric} on {arm} or the baseline"
+            yield f"{few:,} more units with a final {one.metric} on {arm} or the baseline"
         else:
             yield f"a difference: {said(one)}"
 

@@ -58,9 +58,9 @@ from aura.delivery.approval import ApprovalRule, Said
 from aura.delivery.evidence import Evidence
 from aura.delivery.guard import Judgement
 from aura.delivery.plan import Pair, Plan, Stage
-from aura.delivery.spans import span
 from aura.delivery.windows import waits_for
 from aura.errors import RolloutError
+from aura.spans import counted, span
 from aura.stats.hashing import BUCKETS
 
 Status = Literal["running", "held", "paused", "descending", "completed", "rolled-back"]
@@ -410,7 +410,7 @@ def _descent(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
     missing = [_labelled(plan, one, text) for one in evidence.all for text in _unhealthy(plan, one)]
     elapsed = _elapsed(state, now)
     if elapsed < rule.min_time:
-        missing.append(f"{span(rule.min_time - elapsed, '.1f')} more in the step")
+        missing.append(f"{span(rule.min_time - elapsed)} more in the step")
     if not missing:
         shown = "; ".join(
             _labelled(plan, one, health.reason) for one in evidence.all for health in one.health
@@ -426,7 +426,8 @@ def _descent(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
 
 def _unhealthy(plan: Plan, evidence: Evidence) -> Iterator[str]:
     if evidence.requests < plan.gradual.min_requests:
-        yield f"{plan.gradual.min_requests - evidence.requests} more requests of the candidate"
+        missing = plan.gradual.min_requests - evidence.requests
+        yield f"{_more_of(missing, 'request')} of the candidate"
     if not evidence.health:
         yield "a guard that can show health (errors or latency)"
     for judgement in evidence.health:
@@ -523,7 +524,7 @@ def _missing(plan: Plan, state: RolloutState, evidence: Evidence, now: float) ->
             yield _labelled(plan, one, text)
     elapsed = _elapsed(state, now)
     if elapsed < stage.min_time:
-        yield f"{span(stage.min_time - elapsed, '.1f')} more in the stage"
+        yield f"{span(stage.min_time - elapsed)} more in the stage"
 
 
 def _lacks(plan: Plan, stage: Stage, evidence: Evidence) -> Iterator[str]:
@@ -542,7 +543,7 @@ def _lacks(plan: Plan, stage: Stage, evidence: Evidence) -> Iterator[str]:
 
 
 def _more_of(count: int, what: str) -> str:
-    return f"{count} more {what}" if count == 1 else f"{count} more {what}s"
+    return counted(count, f"more {what}")
 
 
 def _gates(plan: Plan, state: RolloutState, stage: Stage, now: float) -> Iterator[str]:
@@ -584,7 +585,9 @@ def _labelled(plan: Plan, evidence: Evidence, text: str) -> str:
 
 
 def _seen(plan: Plan, evidence: Evidence) -> str:
-    return "; ".join(
-        _labelled(plan, one, f"{one.requests} requests of {one.units} units on the candidate")
-        for one in evidence.all
-    )
+    return "; ".join(_labelled(plan, one, _seen_of(one)) for one in evidence.all)
+
+
+def _seen_of(one: Evidence) -> str:
+    requests, units = counted(one.requests, "request"), counted(one.units, "unit")
+    return f"{requests} of {units} on the candidate"

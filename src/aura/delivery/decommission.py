@@ -39,7 +39,6 @@ from aura.delivery.retirement import (
     refuse_retired,
     retirements,
 )
-from aura.delivery.spans import span
 from aura.delivery.split import Split
 from aura.delivery.status import RolloutStatus
 from aura.engine import Retry, Step, Workflow, own_step
@@ -50,6 +49,7 @@ from aura.errors import (
     StoreUnavailable,
     UnknownDecommission,
 )
+from aura.spans import span
 from aura.store.base import (
     SETTLED,
     AppendFeed,

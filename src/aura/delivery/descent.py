@@ -108,7 +108,7 @@ def health(guard: Guard, arm: Counts, steps: int) -> Judgement | None:
         verdict="pass" if found >= math.log(limit) else "not-enough",
         evidence=as_evidence(found),
         limit=limit,
-        reason=f"{guard.kind}: {bad} of {total} {guard.per}s {what}, less than "
+        reason=f"{guard.kind}: {bad:,} of {total:,} {guard.per}s {what}, less than "
         f"{allowed * 100:.3g} % is to be shown (evidence {as_evidence(found):.3g}, "
         f"shown at {limit:,.0f})",
     )

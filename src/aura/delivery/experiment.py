@@ -43,9 +43,9 @@ from aura import yamlnodes
 from aura.delivery.guard import Guard
 from aura.delivery.hashed import hashing_of, untellable
 from aura.delivery.plan import Plan, PlanFlaw, guards_of, parse_plan
-from aura.delivery.spans import span
 from aura.delivery.split import Arm, Hashing
 from aura.errors import PlanError, SplitError
+from aura.spans import span
 from aura.stats.hashing import BUCKETS
 from aura.stats.means import PLANNED
 from aura.yamlnodes import Node

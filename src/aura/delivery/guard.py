@@ -381,7 +381,7 @@ def judge(state: GuardState, share: float) -> Judgement:
         what = (
             "copies compared" if guard.kind == "differences" else "requests of the candidate seen"
         )
-        text = f"{sample} of {guard.min_sample} {what}; {text}"
+        text = f"{sample:,} of {guard.min_sample:,} {what}; {text}"
     return Judgement(
         guard=guard.kind,
         verdict=verdict,
@@ -407,12 +407,12 @@ def describe(state: GuardState) -> str:
     hits, everything, expected = state.totals(absolute=False)
     if everything:
         parts.append(
-            f"{hits} of {everything} {events} fell on the candidate, {expected:.1f} expected"
+            f"{hits:,} of {everything:,} {events} fell on the candidate, {expected:,.1f} expected"
         )
     hits, everything, _ = state.totals(absolute=True)
     if everything:
         allowed = _percent(state.guard.allowed_rate)
-        parts.append(f"{hits} of {everything} {happened}, {allowed} allowed")
+        parts.append(f"{hits:,} of {everything:,} {happened}, {allowed} allowed")
     if not parts:
         return f"no {events or 'shadow answers'} yet"
     evidence, limit = as_evidence(state.log_evidence), 1 / state.guard.alpha
@@ -455,7 +455,7 @@ def _too_many_failures(
     if excused and baseline.failed <= limit * len(baseline):
         return None  # it may be chance
     return (
-        f"{window.failed} of the last {len(window)} requests of the candidate failed "
+        f"{window.failed:,} of the last {len(window):,} requests of the candidate failed "
         f"({_percent(rate)}, at most {_percent(limit)} allowed)",
         excused,
     )
@@ -499,7 +499,7 @@ def _in_line(count: int, total: int, other: int, other_total: int) -> bool:
 
 def _too_slow(what: str, value: float | None, limit: float, window: Window) -> str:
     return (
-        f"the {what} of the candidate's last {len(window)} latencies is {_ms(value)}, "
+        f"the {what} of the candidate's last {len(window):,} latencies is {_ms(value)}, "
         f"at most {_ms(limit)} allowed"
     )
 

@@ -45,10 +45,10 @@ from aura.delivery.channels import Channel, read_channels
 from aura.delivery.descent import DESCENT, Descent, descent_of
 from aura.delivery.guard import KINDS, OPTIONS, Guard
 from aura.delivery.hashed import hashing_of, untellable
-from aura.delivery.spans import span
 from aura.delivery.split import Hashing
 from aura.delivery.windows import Window, window_of
 from aura.errors import ConfigError, PlanError
+from aura.spans import span
 from aura.yamlnodes import SIZE_LIMIT as SIZE_LIMIT
 from aura.yamlnodes import Node
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from html import escape
 
 from aura.delivery.report import elapsed
+from aura.spans import span
 
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 26, 40
@@ -128,8 +129,8 @@ def latencies(hills: Sequence[Hill], sla: float | None = None) -> str:
     if sla is not None:
         parts += _sla(sla, x)
     said = "; ".join(
-        f"{hill.arm}: half within {time(hill.quantile(0.5))}, 95 % within "
-        f"{time(hill.quantile(0.95))}, {hill.count:,} requests"
+        f"{hill.arm}: half within {span(hill.quantile(0.5))}, 95 % within "
+        f"{span(hill.quantile(0.95))}, {hill.count:,} requests"
         for hill in hills
     )
     return _svg("latencies", "Latencies of both arms", said, parts)
@@ -163,13 +164,6 @@ def number(value: float) -> str:
         exponent = math.floor(math.log10(abs(value)))
         return f"{value / 10.0**exponent:.1f}·10{str(exponent).translate(_RAISED)}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def time(seconds: float) -> str:
-    """A latency in its fitting unit."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else elapsed(seconds)
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -267,7 +261,7 @@ def _hill(index: int, hill: Hill, x: _Axis, y: _Axis) -> Iterator[str]:
         f'y1="{top:.1f}" y2="{y.at(0.0):.1f}"/>'
     )
     anchor, shift = ("end", -4) if place > WIDTH - 140 else ("start", 4)
-    yield _text(place + shift, top - 4, f"p95 {time(found)}", anchor, f"arm-{index}")
+    yield _text(place + shift, top - 4, f"p95 {span(found)}", anchor, f"arm-{index}")
 
 
 def _sla(sla: float, x: _Axis) -> Iterator[str]:
@@ -276,7 +270,7 @@ def _sla(sla: float, x: _Axis) -> Iterator[str]:
         f'<line class="limit" x1="{place:.1f}" x2="{place:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
     )
     anchor, shift = ("end", -6) if place > WIDTH - 120 else ("start", 6)
-    yield _text(place + shift, TOP + 58, f"SLA {time(sla)}", anchor, "limit-text")
+    yield _text(place + shift, TOP + 58, f"SLA {span(sla)}", anchor, "limit-text")
 
 
 def _log_place(x: _Axis, seconds: float) -> float:
@@ -299,7 +293,7 @@ def _latency_lines(x: _Axis) -> Iterator[str]:
             )
             if place - after >= 62:
                 kind = "" if factor == 1 else "many"
-                yield _text(place, HEIGHT - 12, time(10**value), "middle", kind)
+                yield _text(place, HEIGHT - 12, span(10**value), "middle", kind)
                 after = place
 
 

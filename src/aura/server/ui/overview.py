@@ -9,7 +9,7 @@ from aura.delivery.status import RolloutStatus
 from aura.server import operations, outline
 from aura.server.operations import Overview
 from aura.server.trends import Trend
-from aura.server.ui.charts import sparkline, time
+from aura.server.ui.charts import sparkline
 from aura.server.ui.drawn import Drawing
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Stat, Table, card, el, empty, heading
@@ -17,6 +17,7 @@ from aura.server.ui.paths import path
 from aura.server.ui.rollouts import UnderWay
 from aura.server.ui.visit import Visit
 from aura.server.views import RunView, WorkerView
+from aura.spans import span
 
 WORKERS = (
     Column("host", "Worker", "link"),
@@ -115,8 +116,8 @@ class _Numbers:
         runs = found.runs
         self._rate.show(f"{trend.rate:,.1f} /s", "runs ended")
         self._rates.show(sparkline("Throughput", trend.rates))
-        slow = "–" if trend.slow is None else time(trend.slow)
-        half = "runs of this process" if trend.median is None else f"50 %: {time(trend.median)}"
+        slow = span(trend.slow)
+        half = "runs of this process" if trend.median is None else f"50 %: {span(trend.median)}"
         self._slow.show(slow, half)
         self._slows.show(sparkline("Latency", trend.latencies))
         share = "–" if trend.errors is None else f"{100 * trend.errors:.1f} %"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aura.delivery.report import elapsed
 from aura.server import queues, workflows
 from aura.server.queues import QueueDetail, QueueView
 from aura.server.ui.pages import page
@@ -11,6 +10,7 @@ from aura.server.ui.paths import path
 from aura.server.ui.visit import Visit
 from aura.server.views import WorkerView
 from aura.server.workflows import WorkerDetail
+from aura.spans import span
 
 QUEUES = (
     Column("name", "Queue", "link"),
@@ -82,7 +82,7 @@ def limits(queue: QueueView) -> str:
         if value is not None
     ]
     if queue.rate is not None:
-        found.append(f"{queue.rate} per {elapsed(queue.per or 1.0)}")
+        found.append(f"{queue.rate} per {span(queue.per or 1.0)}")
     if queue.requires:
         found.append("requires " + ", ".join(queue.requires))
     found += [f"{amount:g} {name} each" for name, amount in queue.resources.items()]

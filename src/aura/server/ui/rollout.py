@@ -25,6 +25,7 @@ from aura.server.ui.paths import path
 from aura.server.ui.rollouts import LOOK, NEEDS, forced_line, shares, to_the_baseline
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import time_of
+from aura.spans import span
 
 SLOWLY = 2.0
 """Seconds between two looks at curves, reports and history."""
@@ -267,7 +268,7 @@ def rate(arm: ArmStatus) -> str:
 
 def ms(value: float | None) -> str:
     """Milliseconds in their fitting unit."""
-    return "–" if value is None else charts.time(value / 1000)
+    return "–" if value is None else span(value / 1000)
 
 
 class Details:

@@ -14,7 +14,6 @@ from aura.server import messages, outline
 from aura.server.journal import Call
 from aura.server.outline import Outline, Said, SignalView
 from aura.server.problems import Refused
-from aura.server.ui.charts import time
 from aura.server.ui.pages import page
 from aura.server.ui.parts import (
     Column,
@@ -34,6 +33,7 @@ from aura.server.ui.parts import (
 from aura.server.ui.run_actions import actions
 from aura.server.ui.visit import Visit
 from aura.server.views import MOST_CHILDREN, CallView, Payload, RunView, payload_view, run_view
+from aura.spans import span
 from aura.store.base import SETTLED, RunRecord
 
 CHILDREN = (
@@ -275,7 +275,7 @@ class RunPage:
                 _pair("lane", call.lane)
                 _pair("tries", str(call.attempts))
                 _pair("began", f"{call.started_at:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC")
-                _pair("took", "–" if call.seconds is None else time(call.seconds))
+                _pair("took", span(call.seconds))
             if call.error is not None:
                 fault(call.error)
             for number, one in enumerate(call.failures, 1):
@@ -302,7 +302,7 @@ def _facts(view: RunView, attributes: dict[str, str]) -> None:
             with el("dd"):
                 link(f"{view.workflow} {view.version}", f"/runs?workflow={quote(view.workflow)}")
         _pair("created", f"{view.created_at:%Y-%m-%d %H:%M:%S} UTC")
-        _pair("took", "–" if view.seconds is None else time(view.seconds))
+        _pair("took", span(view.seconds))
         if view.wake_at and view.state == "waiting":
             _pair("wakes", f"{view.wake_at:%Y-%m-%d %H:%M:%S} UTC")
         _pair("queue", view.queue or "default")

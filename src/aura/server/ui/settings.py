@@ -9,7 +9,6 @@ from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
-from aura.delivery.report import elapsed
 from aura.masking import redact
 from aura.server import tokens
 from aura.server.access import Needs
@@ -19,6 +18,7 @@ from aura.server.ui.parts import Click, Column, El, Empty, badge, button, card, 
 from aura.server.ui.parts import Table as Rows
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import database_view
+from aura.spans import span
 
 NEEDS = Needs("admin")
 HIDDEN = frozenset({"encryption_keys", "database", "masking"})
@@ -75,7 +75,7 @@ def written(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, timedelta):
-        return elapsed(value.total_seconds())
+        return span(value.total_seconds())
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={amount:g}" for name, amount in value.items()) or "none"
     if isinstance(value, frozenset | tuple):
