@@ -132,6 +132,7 @@ async def _run_once(
         raise
     finally:
         scope.reset(outer)
+        execution.streams.step_over(one.call.key)
     slot = step.slot
     data, value = slot.round_trip(value)
     return value, pack(data, execution.limits, slot.what)

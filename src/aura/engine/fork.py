@@ -158,10 +158,14 @@ def _shared(row: Row) -> Row:
 def _cut(what: Fork, run: Row, journal: Sequence[Row]) -> int:
     """Where the key begins in the present execution's journal."""
     here = [at for at, row in enumerate(journal) if row["seq"] > run.get("base", 0)]
-    for at in here:
-        if journal[at]["key"] == what.at:
-            return at
     keys = list(dict.fromkeys(journal[at]["key"] for at in here))
+    if what.at in keys:
+        told = f"{what.at}/stream:"  # by the step, before its result was there
+        return next(
+            at
+            for at in here
+            if journal[at]["key"] == what.at or journal[at]["key"].startswith(told)
+        )
     near = get_close_matches(what.at or "", keys, 3, 0.4)
     raise InvalidInput(
         f"the journal of run {what.run} has no key {what.at!r:.80}",
