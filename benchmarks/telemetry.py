@@ -1,10 +1,11 @@
 """What tracing costs: the engine's steps with telemetry off, on and with every span, by turns.
 
-    python -m benchmarks.telemetry [--store sqlite|postgres] [--repeats 5] [--json]
+    python -m benchmarks.telemetry [--store sqlite|postgres] [--repeats 9] [--json]
 
-`on` is as an app has it (`telemetry=True`: at most 500 spans a second are paid for), `all` has
-every trace. Spans go through the OpenTelemetry SDK's batches and are encoded as OTLP, but sent to
-nobody. The share is the median of the ratios to the `off` of the same turn.
+`on` is as an app has it (`telemetry=True`: at most 500 spans a second are paid for, and a burst
+before each block), `all` has every trace. Spans go through the OpenTelemetry SDK's batches and are
+encoded as OTLP within the block that made them, but sent to nobody. The share of throughput that is
+left is the median of the ratios to the `off` of the same turn, a second or two away.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import asyncpg
 import uvloop
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -28,11 +33,32 @@ from aura.telemetry import RATE, Telemetry
 from benchmarks import engine
 
 VARIANTS = ("off", "on", "all")
-SCENARIOS: dict[str, Callable[[Aura], Awaitable[dict[str, Any]]]] = {
-    "workflows-1": lambda app: engine.workflows(app, 1),
-    "workflows-100": lambda app: engine.workflows(app, 100),
-    "sequential-1000": lambda app: engine.sequential(app, 1_000),
+
+
+async def ten_steps(app: Aura) -> None:
+    await (await app.start("ten")).result()
+
+
+SCENARIOS: dict[str, tuple[int, Callable[[Aura], Awaitable[Any]]]] = {
+    "workflows-1": (1_000, lambda app: engine.at_concurrency(1, 100, partial(ten_steps, app))),
+    "workflows-100": (
+        10_000,
+        lambda app: engine.at_concurrency(100, 1_000, partial(ten_steps, app)),
+    ),
+    "sequential-1000": (1_000, lambda app: engine.sequential(app, 1_000)),
 }
+"""How many steps, and what does them."""
+
+
+class Block(NamedTuple):
+    """What one scenario did at a time; `busy` are seconds of processor time."""
+
+    scenario: str
+    variant: str
+    steps: int
+    seconds: float
+    busy: float
+    spans: int
 
 
 class Nowhere(SpanExporter):
@@ -60,58 +86,93 @@ def app_of(database: str, variant: str, provider: TracerProvider) -> Aura:
     return app
 
 
-async def measure(database: str, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Steps per second by scenario and variant, one for each turn."""
-    rates: dict[str, dict[str, list[float]]] = {one: {} for one in SCENARIOS}
+async def databases(store: str, at: str) -> dict[str, str]:
+    """One for each variant: apps that share one would take each other's runs."""
+    if store == "sqlite":
+        return {one: f"{at}-{one}" for one in VARIANTS}
+    connection = await asyncpg.connect(at)
+    try:
+        for one in VARIANTS:
+            await connection.execute(f'CREATE DATABASE "{one}"')
+    finally:
+        await connection.close()
+    return {one: urlsplit(at)._replace(path=f"/{one}").geturl() for one in VARIANTS}
+
+
+async def measure(store: str, at: str, repeats: int) -> list[Block]:
+    """Blocks by turns, in an order that rotates."""
     exporter = Nowhere()
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter))
-    for turn in range(repeats + 1):
-        for variant in VARIANTS if turn % 2 else reversed(VARIANTS):
-            async with AsyncExitStack() as stack:
-                app = await stack.enter_async_context(app_of(database, variant, provider))
-                for name, scenario in SCENARIOS.items():
-                    figures = await scenario(app)
+    found = []
+    async with AsyncExitStack() as stack:
+        apps = {
+            variant: await stack.enter_async_context(app_of(database, variant, provider))
+            for variant, database in (await databases(store, at)).items()
+        }
+        for turn in range(repeats + 1):
+            first = turn % len(VARIANTS)
+            for variant in (*VARIANTS[first:], *VARIANTS[:first]):
+                for name, (steps, scenario) in SCENARIOS.items():
+                    spans, processor, began = (
+                        exporter.spans, time.process_time(), time.perf_counter(),
+                    )  # fmt: skip
+                    await scenario(apps[variant])
+                    provider.force_flush()  # what was not exported on the way is paid for as well
+                    seconds, busy = time.perf_counter() - began, time.process_time() - processor
                     if turn:  # the first one only warms up
-                        rates[name].setdefault(variant, []).append(figures["steps_per_second"])
-            provider.force_flush()
-    return rates
+                        found.append(
+                            Block(name, variant, steps, seconds, busy, exporter.spans - spans)
+                        )
+    return found
 
 
-def shown(rates: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
+def shown(blocks: list[Block]) -> list[dict[str, Any]]:
     rows = []
-    for scenario, by in rates.items():
-        for variant in VARIANTS:
-            pairs = zip(by[variant], by["off"], strict=True)
+    for scenario in SCENARIOS:
+        by = {
+            variant: [one for one in blocks if (one.scenario, one.variant) == (scenario, variant)]
+            for variant in VARIANTS
+        }
+        for variant, mine in by.items():
+            pairs = list(zip(mine, by["off"], strict=True))
             rows.append(
                 {
                     "scenario": scenario,
                     "telemetry": variant,
-                    "steps_per_second": round(statistics.median(by[variant])),
-                    "share": round(statistics.median(one / off for one, off in pairs), 3),
+                    "steps_per_second": round(_median(one.steps / one.seconds for one in mine)),
+                    "share": round(_median(off.seconds / one.seconds for one, off in pairs), 3),
+                    "processor_us": round(_median(one.busy / one.steps * 1e6 for one in mine), 1),
+                    "spans_per_second": round(_median(one.spans / one.seconds for one in mine)),
                 }
             )
     return rows
 
 
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(list(values))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with engine.temporary_database(options.store) as database:
-        rows = shown(uvloop.run(measure(database, options.repeats)))
+        rows = shown(uvloop.run(measure(options.store, database, options.repeats)))
     if options.json:
         print(json.dumps(rows, indent=2))
         return
     table = Table(title=f"Durable steps on {options.store} with tracing, medians")
-    for column in ("scenario", "telemetry", "steps/s", "share of off"):
-        table.add_column(column, justify="left" if column in ("scenario", "telemetry") else "right")
+    columns = ("steps/s", "share of off", "µs of processor a step", "spans/s")
+    for column in ("scenario", "telemetry", *columns):
+        table.add_column(column, justify="right" if column in columns else "left")
     for row in rows:
         table.add_row(
-            row["scenario"], row["telemetry"], f"{row['steps_per_second']:,}", f"{row['share']:.3f}"
-        )
+            row["scenario"], row["telemetry"], f"{row['steps_per_second']:,}",
+            f"{row['share']:.3f}", f"{row['processor_us']:.1f}", f"{row['spans_per_second']:,}",
+        )  # fmt: skip
     Console().print(table)
 
 

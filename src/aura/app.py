@@ -24,7 +24,7 @@ from aura.engine.durability import Durability, check_durability
 from aura.engine.events import Handling, new_id
 from aura.engine.handle import Deadline
 from aura.engine.history import MAX_BYTES, MAX_ENTRIES, HistoryLimits
-from aura.engine.ids import checked_id
+from aura.engine.ids import asked_id, checked_id
 from aura.engine.ids import new_run_id as new_run_id
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
@@ -391,6 +391,8 @@ class Aura(Events, Desk):
         await self.committer.close()
         self._residence.close()
         await self.store.close()
+        if self._traces is not None:
+            self._traces.close()
 
     @overload
     async def start(
@@ -501,10 +503,11 @@ class Aura(Events, Desk):
         return self._handle(child, chosen)
 
     def run(self, run_id: str, workflow: Workflow[P, R] | None = None) -> Run[Any]:
-        """A handle to a run by its id; with `workflow` its result comes back as declared."""
+        """A handle to a run by its id; with `workflow` its result comes back as declared. Raises
+        InvalidInput for what can be no id."""
         if self._inside() is None:
             self._require_open()
-        return self._handle(run_id, workflow)
+        return self._handle(asked_id(run_id), workflow)
 
     async def runs(self, where: RunFilter = RunFilter()) -> list[RunRecord]:  # noqa: B008
         """Runs, newest first."""

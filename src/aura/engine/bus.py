@@ -39,6 +39,10 @@ class Traces(Watch, Protocol):
 
     def __call__(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]: ...
 
+    def close(self) -> None:
+        """The app is closed."""
+        ...
+
 
 class Events:
     """The part of an app that is about events."""

@@ -20,9 +20,10 @@ Which traces are recorded is decided where they begin, once, and carried along: 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
-import secrets
-import threading
+import random
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -51,6 +52,7 @@ from aura.masking import current_mask
 from aura.store.base import Entry, RunRecord
 from aura.telemetry import Telemetry
 from aura.telemetry.export import provide
+from aura.telemetry.later import Ids, Pending, ids_of
 
 _ENDS = frozenset({"completed", "failed", "cancelled", "parked"})
 _OURS = "aura."  # rollouts, schedules and the like go on for months: no trace is that long
@@ -98,28 +100,6 @@ class Budget:
         self._level -= 1
 
 
-class _Ids:
-    """A generator of ids that can be told the next ones, of the thread that asks."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self._next = threading.local()
-
-    def choose(self, trace_id: int, span_id: int) -> None:
-        self._next.ids = (trace_id, span_id)
-
-    def generate_trace_id(self) -> int:
-        ids = getattr(self._next, "ids", None)
-        return ids[0] if ids else self._inner.generate_trace_id()  # type: ignore[no-any-return]
-
-    def generate_span_id(self) -> int:
-        ids = self._next.__dict__.pop("ids", None)
-        return ids[1] if ids else self._inner.generate_span_id()  # type: ignore[no-any-return]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-
 class Here:
     """Where in a trace code runs; see `aura.engine.traces.Trace`. `context` is OpenTelemetry's,
     with the span that new ones belong to."""
@@ -148,8 +128,8 @@ class Here:
         """A span for an event that is emitted here; its context."""
         if self.publisher or not self.sampled:
             return self.traceparent
-        span = self._tracing.span(
-            f"publish {topic}", self.context, SpanKind.PRODUCER,
+        span = self._tracing.inner(
+            f"publish {topic}", self, SpanKind.PRODUCER,
             {**_message("emit", topic), "messaging.message.id": event_id},
         )  # fmt: skip
         span.end()
@@ -191,6 +171,21 @@ class _ModelSpan:
             self._span.set_attribute(f"gen_ai.{name}", value)
 
 
+class _Unrecorded:
+    """A trace that is not recorded begins, or goes on: what follows is not recorded either."""
+
+    __slots__ = ("_carried", "_token")
+
+    def __init__(self, text: str | None) -> None:
+        self._carried = Carried(text or f"00-{_random(128):032x}-{_random(64):016x}-00")
+
+    def __enter__(self) -> None:
+        self._token = current.set(self._carried)
+
+    def __exit__(self, *_: object) -> None:
+        current.reset(self._token)
+
+
 class Tracing:
     """Traces one app: a middleware around its runs and steps, and a `Watch` of what goes on."""
 
@@ -203,16 +198,24 @@ class Tracing:
         self._unsampled: set[str] = set()  # runs that nobody started in a trace, over the budget
 
     @cached_property
-    def _made(self) -> tuple[Tracer, _Ids | None]:
-        """The tracer and, if it lets anybody choose them, its ids: asked for when they are needed,
-        because a program may set its provider after it has made its app."""
-        tracer: Any = (self._settings.provider or provide(self._name)).get_tracer("aura")
-        inner = getattr(tracer, "id_generator", None)
-        if inner is None:
-            return tracer, None
-        ids = _Ids(inner)
-        tracer.id_generator = ids  # the SDK's; the tracer is ours alone
-        return tracer, ids
+    def _made(self) -> tuple[Tracer, Ids | None, Pending | None]:
+        """The tracer and, if it lets anybody choose them, its ids, and what it has still to make:
+        asked for when they are needed, because a program may set its provider after it has made its
+        app."""
+        tracer = (self._settings.provider or provide(self._name)).get_tracer("aura")
+        ids = ids_of(tracer)
+        if ids is None:
+            return tracer, None, None
+        pending = Pending(tracer, ids)
+        # A provider ends with the process by `atexit` as well, and what came last is called first.
+        atexit.register(_make, weakref.ref(pending))
+        return tracer, ids, pending
+
+    def close(self) -> None:
+        """The app is closed: what has ended is made."""
+        made = self.__dict__.get("_made")
+        if made is not None and made[2] is not None:
+            made[2].make()
 
     # -- runs and steps: middleware ------------------------------------------------------------
 
@@ -259,7 +262,7 @@ class Tracing:
             "aura.step.key": what.key,
             "aura.attempt": what.attempt,
         }
-        span = self.span(f"step {what.name}", above.context, SpanKind.INTERNAL, more)
+        span = self.inner(f"step {what.name}", above, SpanKind.INTERNAL, more)
         here = Here(self, span)
         token, attached = current.set(here), contexts.attach(here.context)
         try:
@@ -303,13 +306,16 @@ class Tracing:
         if run.state not in _ENDS or run.workflow.startswith(_OURS):
             return
         trace = trace_of(run)
+        if not trace.endswith("1"):
+            return
         own = self._context_of(trace, run.id, run.execution)
         self._unsampled.discard(run.id)
         if not own.trace_flags.sampled:
             return
         context = api.set_span_in_context(NonRecordingSpan(own))
-        ids = self._made[1]
-        if ids is not None:
+        _, ids, pending = self._made
+        if ids is not None and pending is not None:
+            pending.make()
             ids.choose(own.trace_id, own.span_id)
         span = self.span(
             f"run {run.workflow}", _above(trace), SpanKind.CONSUMER, _of_run(run), run.created_at
@@ -341,7 +347,7 @@ class Tracing:
             return self._doing(what, name, _above(text), more)
         if text is None and self.budget.allows(self._clock.monotonic()):
             return self._doing(what, name, Context(), more)
-        return self._unrecorded(text)
+        return _Unrecorded(text)
 
     @contextmanager
     def _doing(
@@ -366,16 +372,6 @@ class Tracing:
             current.reset(token)
             span.end()
 
-    @contextmanager
-    def _unrecorded(self, text: str | None) -> Iterator[None]:
-        """A trace that is not recorded begins, or goes on: what follows is not recorded either."""
-        fresh = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
-        token = current.set(Carried(text or fresh))
-        try:
-            yield
-        finally:
-            current.reset(token)
-
     def _context_of(self, trace: str, run_id: str, execution: int) -> SpanContext:
         """The context of the run's own span."""
         trace_id, parent, sampled = trace[3:35], trace[36:52], trace.endswith("1")
@@ -398,6 +394,16 @@ class Tracing:
         self._unsampled.add(run_id)
         return False
 
+    def inner(self, name: str, above: Here, kind: SpanKind, attributes: dict[str, Any]) -> Span:
+        """A new span, from now on, below a recorded one of ours. The SDK is told when it is over,
+        if it lets us choose ids."""
+        pending = self._made[2]
+        if pending is None:
+            return self.span(name, above.context, kind, attributes)
+        self.budget.spend()
+        parent = above.span.get_span_context()
+        return pending.begin(name, above.context, parent, kind, attributes)
+
     def span(
         self,
         name: str,
@@ -412,6 +418,12 @@ class Tracing:
         return self._made[0].start_span(
             name, context, kind, attributes, start_time=start, record_exception=False
         )
+
+
+def _make(pending: weakref.ref[Pending]) -> None:
+    found = pending()
+    if found is not None:
+        found.make()
 
 
 def _above(trace: str) -> Context:
@@ -453,6 +465,10 @@ def _failed(span: Span, error: BaseException) -> None:
     """Of an error its type and a few words, without what is secret."""
     span.set_attribute("error.type", type(error).__name__)
     span.set_status(Status(StatusCode.ERROR, current_mask().text(str(error))[:_LONGEST]))
+
+
+def _random(bits: int) -> int:
+    return random.getrandbits(bits) or 1  # an id, not a secret
 
 
 def _nanos(seconds: float) -> int:
