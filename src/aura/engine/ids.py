@@ -18,6 +18,22 @@ def checked_id(run_id: Any) -> str:
     return run_id
 
 
+def storable(text: str) -> bool:
+    """Whether a database can hold this text at all: no NUL, no half characters."""
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def asked_id(run_id: Any) -> str:
+    """An id that somebody asks for, be there such a run or not. Raises InvalidInput for what would
+    fail whatever is written together with it."""
+    if not isinstance(run_id, str) or not storable(run_id):
+        raise InvalidInput(f"{run_id!a:.80} is no id of a run", hint="List them: aura runs list")
+    return run_id
+
+
 def new_run_id(now: float) -> str:
     """A time-ordered unique id (UUID version 7) for an epoch time in seconds: new runs are
     neighbours in the database."""
