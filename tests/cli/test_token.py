@@ -51,7 +51,11 @@ def test_a_token_is_made_listed_and_revoked(aura: Aura, project: Path) -> None:
         {"name": "ci", "role": "operator", "workflow": "research", "expires": "90d"},
     )  # fmt: skip
     assert told[2] == ("token revoke", "cli", "it was in a log", {"name": "ci"})
-    assert [one.what for one in audit(project).entries][3:] == ["token revoke"]
+    asked, refused = audit(project).entries[3:]
+    assert (asked.what, asked.outcome, asked.of) == ("token revoke", "asked", None)
+    assert (refused.what, refused.outcome, refused.of) == (
+        "token revoke", "token-refused", asked.number,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("expires", ["0d", "soon", "-1h", "1e9d", "", "99999999d"])
@@ -76,6 +80,28 @@ def test_what_only_looks_leaves_no_entry(aura: Aura, project: Path) -> None:
     assert (entry.what, entry.target, entry.by) == ("runs cancel", {"run_id": "r"}, process.user())
 
 
+def test_why_something_was_changed_and_why_not(aura: Aura, project: Path) -> None:
+    aura("run", "research:app", "research", '"text"', "--id", "r", "--reason", "a trial")
+    assert aura("runs", "requeue", "nope", "--reason", "mended").code == 1
+    assert aura("run", "research:app", "research", '"other"', "--id", "r").code == 1
+    assert aura("gc", "--older-than", "99d", "--reason", "room").code == 0
+    told = [(one.what, one.why, one.outcome, one.of) for one in audit(project).entries]
+    assert told == [
+        ("run", "a trial", "asked", None),
+        ("runs requeue", "mended", "asked", None),
+        ("runs requeue", "mended", "run-not-found", 2),
+        ("run", "", "asked", None),
+        ("run", "", "run-conflict", 4),
+        ("gc", "room", "asked", None),
+    ]
+
+
+def test_a_run_that_fails_was_started(aura: Aura, project: Path) -> None:
+    ended = aura("run", "research:app", "broken", '"text"', "--id", "b")
+    assert ended.code == 1
+    assert [one.outcome for one in audit(project).entries] == ["asked"]
+
+
 def test_every_command_is_known_to_change_something_or_not() -> None:
     told = [*CHANGES, *READS, *ELSEWHERE]
     assert sorted(told) == sorted(set(told))
@@ -86,6 +112,7 @@ def test_every_command_is_known_to_change_something_or_not() -> None:
 def test_what_is_recorded_are_parameters_of_the_command(path: str) -> None:
     named = {one.name for one in ALL[tuple(path.split())].params}
     assert set(CHANGES[path]) <= named
+    assert named & {"reason", "why"}
     hidden = {"payload", "value", "given", "database"}
     assert not hidden & set(CHANGES[path])
 

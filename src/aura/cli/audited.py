@@ -1,19 +1,25 @@
 """Which commands change something, and their line in the audit log.
 
-`watched` lets every command know by which name and with which options it was given; `note_start`,
-called when a command opens its app, writes the entry before anything is changed.
+`watched` lets every command know by which name and with which options it was given, and gives
+those that change something the option `--reason`, where they have none; `note_start`, called when
+a command opens its app, writes the entry before anything is changed, `note_failure` why it was not.
 """
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache, wraps
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+import typer.main
 
 from aura.cli import process
+from aura.errors import ResultTimeout, RunError, StoreError
 
 if TYPE_CHECKING:
     from aura.app import Aura
@@ -101,9 +107,11 @@ class _Given:
 
     path: str
     options: dict[str, Any]
-    noted: bool = False
+    app: Aura | None = None
+    number: int = 0
 
 
+log = logging.getLogger("aura.cli")
 _given: ContextVar[_Given | None] = ContextVar("aura_command", default=None)
 
 
@@ -121,21 +129,59 @@ def watched(command: Any) -> Any:
         if below is not None:
             waiting += [_Node((*path, name), child) for name, child in below.items()]
         elif node.callback is not None:
-            node.callback = _telling(" ".join(path), node.callback)
+            name = " ".join(path)
+            added = name in CHANGES and not {one.name for one in node.params} & {"reason", "why"}
+            if added:
+                node.params.append(_reason())
+            node.callback = _telling(name, node.callback, added)
     return command
+
+
+_Why = Annotated[str, typer.Option(help="Why, for the audit log.", show_default=False)]
+
+
+@cache
+def _reason() -> Any:
+    """The option that says why, for commands which have no other use of that."""
+    one = typer.Typer()
+
+    @one.command()
+    def change(reason: _Why = "") -> None:  # noqa: ARG001  (only its option is wanted)
+        return None
+
+    return next(found for found in typer.main.get_command(one).params if found.name == "reason")
 
 
 async def note_start(app: Aura) -> None:
     """Write what is about to be changed, when it is. Raises StoreUnavailable."""
     given = _given.get()
-    if given is None or given.noted or given.path not in CHANGES:
+    if given is None or given.app is not None or given.path not in CHANGES:
         return
     if any(given.options.get(name) for name in _HARMLESS):
         return
     from aura.server import audit
 
-    given.noted = True
-    await audit.record(app, change_of(given.path, given.options))
+    given.app = app
+    given.number = await audit.record(app, change_of(given.path, given.options))
+
+
+async def note_failure(app: Aura, error: Exception) -> None:
+    """Write why what was noted was not done. Never raises: the command's own error is told."""
+    given = _given.get()
+    if given is None or given.app is not app or not given.number:
+        return
+    if isinstance(error, typer.Exit):
+        return  # it is done, and ends with a code of its own
+    if given.path == "run" and isinstance(error, RunError | ResultTimeout):
+        return  # it was started, which is what is in the log
+    from aura.server import audit
+    from aura.server.problems import problem_of
+
+    change = change_of(given.path, given.options)
+    try:
+        await audit.failed(app, change, given.number, problem_of(error).code)
+    except (StoreError, OSError) as lost:
+        log.warning("the audit log does not say that entry %d failed: %s", given.number, lost)
 
 
 def change_of(path: str, options: dict[str, Any]) -> Change:
@@ -153,10 +199,12 @@ def _text(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _telling(path: str, callback: Callable[..., Any]) -> Callable[..., Any]:
+def _telling(path: str, callback: Callable[..., Any], added: bool) -> Callable[..., Any]:
     @wraps(callback)
     def told(*args: Any, **options: Any) -> Any:
-        before = _given.set(_Given(path, options))
+        before = _given.set(_Given(path, dict(options)))
+        if added:
+            del options["reason"]  # it is for the log alone
         try:
             return callback(*args, **options)
         finally:

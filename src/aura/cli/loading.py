@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from aura.app import Aura
-from aura.cli.audited import note_start
+from aura.cli.audited import note_failure, note_start
 from aura.errors import AuraError, ConfigError, StoreError
 from aura.masking import shown_with
 
@@ -98,6 +98,9 @@ async def opened(
         await note_start(app)
         with shown_with(app.config.masking.mask()):
             yield app
+    except Exception as error:
+        await note_failure(app, error)
+        raise
     finally:
         await app.close()
 

@@ -49,7 +49,7 @@ def command(wanted: str | None = None) -> Any:
     )
     cli.callback()(about)
     add_parts(cli, wanted)
-    return typer.main.get_command(cli)
+    return watched(typer.main.get_command(cli))
 
 
 def _wanted(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -86,7 +86,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in given
     try:
-        tree = watched(command(_wanted(given, os.environ)))
+        tree = command(_wanted(given, os.environ))
         answer = tree.main(args=arguments, prog_name="aura", standalone_mode=False)
     except AuraError as error:
         output.complain(error, as_json=as_json)
