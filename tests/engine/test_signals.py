@@ -467,6 +467,48 @@ async def test_bad_signals_are_refused(memory: World) -> None:
     assert await run.result(timeout=60) == "ok"
 
 
+@pytest.mark.parametrize("bad", ["a\x00b", "\ud800", "two\nlines", 5])
+async def test_an_id_that_no_database_takes_harms_nobody_else(world: World, bad: Any) -> None:
+    """What is written at the same time is in one transaction with it."""
+    app = await world.open(three_workflow)
+    runs = [await app.start(three_workflow) for _ in range(3)]
+    for number in range(3):
+        sent = [run.signal("go", number) for run in runs]
+        odd = runs[0].signal("go", 7, id=bad)
+        *fine, refused = await asyncio.gather(*sent, odd, return_exceptions=True)
+        assert not any(isinstance(one, BaseException) for one in fine)
+        assert isinstance(refused, InvalidInput)
+    assert [await run.result(timeout=60) for run in runs] == [[0, 1, 2]] * 3
+    assert [(await run.record()).epoch for run in runs] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("bad", ["a\x00b", "\ud800", 5, None])
+async def test_what_can_be_no_id_of_a_run_is_refused(world: World, bad: Any) -> None:
+    app = await world.open(one_workflow)
+    with pytest.raises(InvalidInput, match="no id of a run"):
+        app.run(bad)
+    run = await app.start(one_workflow)
+    with pytest.raises(InvalidInput, match="semantic version"):
+        await run.requeue("1.x" if bad is None else bad)
+    await run.signal("go", "ok")
+    await run.result(timeout=60)
+
+
+@pytest.mark.parametrize("limit", ["5", float("nan"), float("inf"), object()])
+async def test_a_timeout_that_is_no_time_is_refused(memory: World, limit: Any) -> None:
+    async def waits(updates: bool) -> None:
+        if updates:
+            await aura.receive_update("go", timeout=limit)
+        await aura.receive("go", timeout=limit)
+
+    app = await memory.open(declare(waits))
+    for updates in (False, True):
+        run = await app.start("waits", updates)
+        with pytest.raises(RunFailed, match=r"InvalidInput.*timeout"):
+            await run.result(timeout=60)
+        assert await memory.journal(run.id) == []
+
+
 async def test_receiving_is_for_workflow_code() -> None:
     with pytest.raises(ConfigError, match=r"aura\.receive"):
         await aura.receive("go")

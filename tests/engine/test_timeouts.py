@@ -161,8 +161,8 @@ async def test_a_deadline_that_is_no_time_is_refused(memory: World) -> None:
         await app.start(workflow, deadline=deadline)
 
 
-@pytest.mark.parametrize("limit", [float("inf"), float("nan")])
-def test_what_is_no_time_is_refused(limit: float) -> None:
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), "5"])
+def test_what_is_no_time_is_refused(limit: Any) -> None:
     with pytest.raises(InvalidInput, match="has no end"):
         aura.timeout(limit)
 

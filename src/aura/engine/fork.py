@@ -212,9 +212,15 @@ def _check(what: Fork) -> None:
         raise InvalidInput(
             f"a fork cannot have the id {what.id!r:.80}", hint="Give 1 to 500 printable characters"
         )
+    if what.version is not None:
+        check_version(what.version)
+
+
+def check_version(version: object) -> None:
+    """Raises InvalidInput for what is no single version."""
     try:
-        semver.Version.parse(what.version or "0.0.0")
+        semver.Version.parse(version)  # type: ignore[arg-type]  # what is checked
     except (ValueError, TypeError) as error:
         raise InvalidInput(
-            f"{what.version!r:.80} is no semantic version", hint="Write three numbers, as in 1.2.0"
+            f"{version!a:.80} is no semantic version", hint="Write three numbers, as in 1.2.0"
         ) from error

@@ -15,7 +15,7 @@ from aura.codec import Limits, Slot, pack, plain, to_json, unpack
 from aura.engine.children import result as child_result
 from aura.engine.definition import check_signal_name
 from aura.engine.faults import run_error
-from aura.engine.fork import Fork, fork, fork_id
+from aura.engine.fork import Fork, check_version, fork, fork_id
 from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.saga_report import SagaReport, report
 from aura.engine.shadow import Suppressed, held_back, suppressed
@@ -309,8 +309,10 @@ class Run(Generic[R]):
     async def requeue(self, version: str | None = None) -> RunState:
         """Let a parked run go on from its journal, once what parked it is mended, with the code of
         another version when one is given. Harmless when it is not parked. Gives the state after it.
-        Raises RunNotFound."""
+        Raises RunNotFound, InvalidInput."""
         self._results.require_open()
+        if version is not None:
+            check_version(version)
         if await held_back("requeue", self.id, b"null", self.id):
             return await self.status()
         await settle_dependencies()
@@ -381,11 +383,7 @@ class Run(Generic[R]):
             raise InvalidInput(
                 f"there is no priority {priority!r}", hint=f"Use {', '.join(PRIORITIES)}"
             )
-        if key is not None and not 0 < len(key) <= _LONGEST_ID:
-            raise InvalidInput(
-                f"a signal cannot have the id {key!r:.80}",
-                hint=f"Give 1 to {_LONGEST_ID} characters",
-            )
+        _check_signal_id(key)
         plain_data = _PAYLOAD.dump(payload)
         what: Literal["signal", "update"] = "update" if name.startswith(UPDATE) else "signal"
         if await held_back(what, name.removeprefix(UPDATE), plain_data, self.id):
@@ -498,3 +496,12 @@ class Run(Generic[R]):
                 if ended:
                     return
                 await news.wait()
+
+
+def _check_signal_id(key: object) -> None:
+    fine = isinstance(key, str) and 0 < len(key) <= _LONGEST_ID and key.isprintable()
+    if key is not None and not fine:
+        raise InvalidInput(
+            f"a signal cannot have the id {key!a:.80}",
+            hint=f"Give 1 to {_LONGEST_ID} printable characters",
+        )

@@ -22,7 +22,7 @@ from aura.engine.handle import UPDATE
 from aura.engine.lanes import Lane, scope
 from aura.engine.replay import BACK
 from aura.engine.storeclock import end_wait
-from aura.errors import CodecError, ConfigError, RegistrationError, SignalTimeout
+from aura.errors import CodecError, ConfigError, InvalidInput, RegistrationError, SignalTimeout
 from aura.store.base import Announce, Entry, Signal
 
 T = TypeVar("T")
@@ -83,14 +83,15 @@ def receive(
     that only waits leaves memory. Use `timeout`, or `aura.timeout` around it, and not
     `asyncio.timeout`, which is forgotten then.
 
-    Raises SignalTimeout; CodecError when the payload does not fit `type` (it stays in the journal).
+    Raises SignalTimeout; CodecError when the payload does not fit `type` (it stays in the journal);
+    InvalidInput for a timeout that is no time.
     """
-    names = _checked(name)
+    names, limit = _checked(name), _seconds(timeout)
     lane = _lane("aura.receive")
     label = "signal:" + "|".join(names)
 
     async def wait(call: int) -> Any:
-        taken = await _receive(call, label, names, _seconds(timeout))
+        taken = await _receive(call, label, names, limit)
         what = f"signal {taken.name}"
         value = _slot(type, what).load(unpack(taken.payload))
         return value if isinstance(name, str) else Received(taken.name, value)
@@ -146,14 +147,14 @@ def receive_update(
     A value that does not fit `type` is rejected by itself, and the wait goes on. Otherwise as
     `receive`. Raises SignalTimeout.
     """
-    names = _checked(name)
+    names, limit = _checked(name), _seconds(timeout)
     lane = _lane("aura.receive_update")
 
     async def wait(call: int) -> Update[Any]:
         slot = _slot(type, f"update {name}")
         started: int | None = call
         while True:
-            taken = await _receive(started, f"update:{name}", names, _seconds(timeout), UPDATE)
+            taken = await _receive(started, f"update:{name}", names, limit, UPDATE)
             started = None
             try:
                 return Update(name, slot.accept(unpack(taken.payload)), taken.seq)
@@ -300,7 +301,15 @@ def _checked(name: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _seconds(timeout: float | timedelta | None) -> float | None:
-    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    seconds: object = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is None:
+        return None
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise InvalidInput(
+            f"a wait for a signal has the timeout {timeout!r:.80}",
+            hint="Give seconds or a timedelta, or None to wait for ever",
+        )
+    return seconds
 
 
 def _lane(what: str) -> Lane:

@@ -157,12 +157,14 @@ def timeout(limit: float | timedelta | None) -> Timeout:
 
     Raises InvalidInput for what is no time.
     """
-    seconds = limit.total_seconds() if isinstance(limit, timedelta) else limit
-    if seconds is not None and not math.isfinite(seconds):
+    given: object = limit.total_seconds() if isinstance(limit, timedelta) else limit
+    if given is None:
+        return Timeout(None)
+    if not isinstance(given, int | float) or not math.isfinite(given):
         raise InvalidInput(
-            f"aura.timeout({limit!r}) has no end", hint="Give seconds, a timedelta, or None"
+            f"aura.timeout({limit!r:.80}) has no end", hint="Give seconds, a timedelta, or None"
         )
-    return Timeout(seconds)
+    return Timeout(given)
 
 
 async def in_time(execution: Execution, work: Awaitable[Any]) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from aura.app import Aura
 from aura.engine.attributes import read_attribute
 from aura.engine.fork import Fork, fork, fork_id
+from aura.engine.ids import storable as storable
 from aura.errors import InvalidInput, RunNotFound
 from aura.server.views import (
     MOST_CHILDREN,
@@ -159,14 +160,6 @@ async def fork_run(
     made = await fork(app.store, what, app.clock.now())
     view = run_view(await app.run(made.id).record())
     return ForkView(view, made.entries, made.signals, made.undone)
-
-
-def storable(text: str) -> bool:
-    """Whether a database can hold this text at all: no NUL, no half characters."""
-    try:
-        return b"\x00" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def write_cursor(at: float, run_id: str) -> str:
