@@ -10,6 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/aura demo
 
 test: $(VENV)/.installed-test lint
+	$(BIN)/python -m tests.audit --offline
 	@$(BIN)/python -m tests.tools & \
 	$(BIN)/python -m pytest tests/simulation; status=$$?; wait; exit $$status
 	$(BIN)/python -m pytest tests --ignore tests/simulation -n 3 --dist loadfile --no-loadscope-reorder
@@ -19,7 +20,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Needs the network: 1 when something has a known hole, 2 when nothing could be audited.
+# Needs the network: 1 when something has a known hole, 2 when nothing could be audited. What needs
+# no network, and so is part of `make test`, is `python -m tests.audit --offline`.
 audit: $(VENV)/.installed-test
 	$(PIP) 'pip-audit>=2.7'
 	$(BIN)/python -m tests.audit

@@ -1,16 +1,26 @@
-"""`make audit`: does anything that is installed have a known hole?
+"""Does anything that is installed have a known hole?
 
-Asks the advisory service through pip-audit. Where that cannot be reached nothing was audited, and
-this says so and ends with 2: silence is no result. 1 means that something was found.
+    python -m tests.audit                   asks the advisory service, through pip-audit
+    python -m tests.audit --offline         asks the list beside the tests, see tests/advisories.py
+    python -m tests.audit --renew PATH      renews that list from a checkout of the database
+                                            (github.com/pypa/advisory-database)
+
+1 means that something was found. Where nothing could be audited, because the service cannot be
+reached or the list cannot be read, this says so and ends with 2: silence is no result.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
+
+from tests import advisories
 
 
 def ask() -> Mapping[str, Any] | str:
@@ -50,9 +60,45 @@ def verdict(report: Mapping[str, Any] | str) -> tuple[int, Sequence[str]]:
     return 0, [f"no known holes in {len(audited)} packages", *said]
 
 
-def main() -> int:
+def offline(today: date, path: Path = advisories.LIST) -> tuple[int, Sequence[str]]:
+    """The same of the list, which may be old: it says how old, and never fails for that."""
+    try:
+        known = advisories.read(path)
+    except advisories.Unusable as error:
+        return 2, [f"nothing was audited: {error}"]
+    packages = advisories.installed()
+    found = advisories.holes(packages, known)
+    said = f"audited {len(packages)} packages by {known.age(today)}"
+    return (1, [*found, said]) if found else (0, [f"{said}: no known holes"])
+
+
+def renew(checkout: Path, today: date) -> tuple[int, Sequence[str]]:
+    """Write the list anew."""
+    try:
+        packages = advisories.closure(advisories.declared())
+        known = advisories.renewed(advisories.read(), checkout, packages)
+    except advisories.Unusable as error:
+        return 2, [f"nothing was renewed: {error}"]
+    advisories.write(known)
+    return 0, [f"{advisories.LIST.name} has {known.age(today)}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Say what was found."""
-    code, lines = verdict(ask())
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.audit", description=__doc__, formatter_class=as_written
+    )
+    parser.add_argument("--offline", action="store_true", help="ask the list beside the tests")
+    parser.add_argument("--renew", metavar="PATH", type=Path, help="renew that list")
+    chosen = parser.parse_args(arguments)
+    today = datetime.now(UTC).date()
+    if chosen.renew is not None:
+        code, lines = renew(chosen.renew, today)
+    elif chosen.offline:
+        code, lines = offline(today)
+    else:
+        code, lines = verdict(ask())
     for line in lines:
         print(line)
     return code
