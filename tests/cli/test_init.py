@@ -47,6 +47,20 @@ def test_a_new_project_runs_and_its_test_passes(aura: Aura, project: Path) -> No
         assert (folder / name).read_text()
 
 
+def test_what_to_do_next_needs_nothing_that_is_not_said(aura: Aura, project: Path) -> None:
+    said = [line.strip() for line in aura("init", "flows").err.splitlines()[1:]]
+    assert said == [
+        "cd flows",
+        "python -m pip install -e '.[test]'",
+        "aura run flows:app hello '\"world\"'",
+        "python -m pytest",
+    ]
+    told = tomllib.loads((project / "flows" / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("pytest") for one in told["optional-dependencies"]["test"])
+    readme = (project / "flows" / "README.md").read_text()
+    assert readme.index(said[1]) < readme.index(said[3])
+
+
 @pytest.mark.parametrize(
     "name", ["", "7flows", "a b", "class", "aura", "os", "a/..", "ä", "-x", "a" * 80]
 )

@@ -63,7 +63,12 @@ def init(
         print_json({"project": folder.name, "module": module, "files": made})
         return
     note(f"Made {name} with {len(made)} files. What to do next:")
-    for line in (f"cd {name}", f"aura run {module}:app hello '\"world\"'", "python -m pytest"):
+    for line in (
+        f"cd {name}",
+        "python -m pip install -e '.[test]'",
+        f"aura run {module}:app hello '\"world\"'",
+        "python -m pytest",
+    ):
         note(f"  {line}")
 
 
