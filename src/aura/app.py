@@ -571,6 +571,9 @@ class Aura(Events, Desk):
         """How often runs and leases of this process have changed hands."""
         return Turnover() if self._worker is None else self._worker.turnover
 
+    def _require_home(self) -> None:
+        self._residence.require()
+
     def _require_open(self) -> None:
         if not self._opened:
             raise ConfigError(

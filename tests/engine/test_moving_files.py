@@ -16,6 +16,7 @@ from aura.engine.moving import Export, export
 from aura.engine.promotion import promote
 from aura.errors import BundleDamaged, BundleError, DatabaseMoved, KeyMissing, RunsBusy
 from aura.store.base import Claimed, RunFilter
+from aura.store.events import PARTITIONS
 from aura.store.portable import Page
 from tests.engine.kit import World, declare, until
 from tests.engine.test_encryption import K1, K2
@@ -194,8 +195,11 @@ async def test_events_queues_and_schedules_move_with_their_app(
         await until(partial(_dead, old))
     async with old.client():
         await old.emit("orders", "late", key="k")
-    async with client(source) as here, client(target) as there:
-        done = await promote(here, there, CLOCK, Export(), bundle)
+        async with client(source) as here, client(target) as there:
+            done = await promote(here, there, CLOCK, Export(), bundle)
+        await until(partial(_refuses_events, old))  # as soon as it has heard of the move
+    async with listening(source).client() as stale:
+        assert await _refuses_events(stale), "nobody would ever handle it"
     assert done.rows > 4
     new = listening(target)
     async with new:
@@ -206,6 +210,16 @@ async def test_events_queues_and_schedules_move_with_their_app(
         assert {one.name for one in await new.store.queues()} >= {"slow"}
     with pytest.raises(DatabaseMoved, match="AURA_DATABASE_URL"):
         await listening(source).open()
+
+
+async def _refuses_events(app: Aura) -> bool:
+    known = len((await app.store.events.read("orders", 0, tuple(range(PARTITIONS)), 100)).events)
+    try:
+        await app.emit("orders", "lost", key="k")
+    except DatabaseMoved:
+        found = await app.store.events.read("orders", 0, tuple(range(PARTITIONS)), 100)
+        return len(found.events) == known
+    return False
 
 
 async def _dead(app: Aura) -> bool:

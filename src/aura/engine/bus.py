@@ -81,6 +81,10 @@ class Events:
     def _require_open(self) -> None:
         raise NotImplementedError
 
+    def _require_home(self) -> None:
+        """Raises DatabaseMoved when the app has left its database."""
+        raise NotImplementedError
+
     def subscribe(
         self,
         topic: str,
@@ -124,9 +128,11 @@ class Events:
         """Add an event to a topic, from outside of runs; it is durable when this returns.
 
         Events of one `key` are handled in order. The same `id` is one event of its topic, however
-        often it is emitted. Raises CodecError, PayloadTooLarge, InvalidInput, RegistrationError.
+        often it is emitted. Raises CodecError, PayloadTooLarge, InvalidInput, RegistrationError,
+        DatabaseMoved.
         """
         self._require_open()
+        self._require_home()
         event = (topic, payload, key, id)
         if held_event(topic, payload):
             return
