@@ -155,7 +155,8 @@ async def test_processes_open_a_fresh_database_together(shared: Backend, tmp_pat
         for _ in range(3)
     ]
     answers = [await one.communicate() for one in processes]
-    newest = str(migrations("sqlite")[-1].number).encode()
+    dialect = "sqlite" if isinstance(store, SqliteStore) else "postgres"
+    newest = str(migrations(dialect)[-1].number).encode()
     assert [out.strip() for out, _ in answers] == [newest] * 3, answers
 
 
@@ -200,7 +201,7 @@ async def test_a_failed_migration_leaves_nothing_behind(
             await PostgresStore(postgres_url).open()
     store = PostgresStore(postgres_url)
     await store.open()
-    assert (await store.info()).schema == migrations("sqlite")[-1].number
+    assert (await store.info()).schema == migrations("postgres")[-1].number
     await store.close()
 
 
@@ -279,3 +280,30 @@ async def test_an_index_that_was_broken_off_is_built_again(
     assert await connection.fetchval(columns) == 4
     await connection.close()
     await store.close()
+
+
+async def test_an_older_worker_keeps_the_index_that_its_lists_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "aura.db")
+    known = migrations("sqlite")
+    with monkeypatch.context() as patch:
+        for module in ("sqlite", "sqlite_ops"):
+            patch.setattr(f"aura.store.{module}.migrations", lambda _: known[:4])
+        old = SqliteStore(path)
+        await old.open()
+        await old.commit([Heartbeat("older", 60.0), start("a"), start("b", owner="older")])
+
+    async def indexes() -> set[str]:
+        new = SqliteStore(path)
+        await new.open()
+        listed = [run.id for run in await new.runs(RunFilter(workflow="research"))]
+        assert listed == ["b", "a"]
+        await new.close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE sql > ''")}
+
+    assert {"runs_listed", "runs_resting"} <= await indexes()
+    await old.commit([Heartbeat("older", 0.0)])
+    assert {"runs_listed", "runs_resting"} & await indexes() == {"runs_resting"}
+    await old.close()

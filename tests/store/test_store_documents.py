@@ -139,6 +139,9 @@ async def test_workers_are_listed(store: Store) -> None:
     assert set(workers) == {"a", "b"}
     assert workers["a"].info == b'{"host":"x"}'
     assert abs(workers["a"].lease_until - workers["a"].started_at - 30) < 1
+    await store.commit([Heartbeat("a", 0.0)])
+    [left] = [one for one in await store.workers() if one.id == "a"]
+    assert 0 <= left.lease_until - left.started_at < 29  # the moment at which it stopped
 
 
 async def test_info_tells_what_keeps_the_data_safe(store: Store) -> None:

@@ -505,6 +505,11 @@ async def test_runs_are_counted(store: Store) -> None:
         (None, "completed"): 1,
     }
     assert await store.count_runs(["key"], "q") == {("",): 1, ("k",): 1}
+    await store.commit([start("f", owner="v")])
+    assert await store.count_runs(["owner", "state"]) == {
+        (None, "pending"): 4,
+        ("v", "running"): 1,
+    }
     with pytest.raises(ValueError, match="counted by"):
         await store.count_runs(["state; DROP TABLE runs"])  # type: ignore[list-item]
 

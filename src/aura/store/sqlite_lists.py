@@ -1,8 +1,9 @@
 """Lists and counts of runs in SQLite, of which there may be a million.
 
 A list of one state or workflow is put together from lists of one state and one workflow, which an
-index has in order (`runs_listed`). Of the runs that have ended the larger part has been counted
-before: see the table `tallies`.
+index has in order (`runs_resting`). The runs that are being executed are few, so they are not in it
+and are sorted. Of the runs that have ended the larger part has been counted before: see the table
+`tallies`.
 """
 
 from __future__ import annotations
@@ -42,13 +43,18 @@ def runs(db: sqlite3.Connection, where: RunFilter) -> list[RunRecord]:
 def _places(db: sqlite3.Connection, where: RunFilter, values: dict[str, Any]) -> list[int]:
     """The rows of the newest runs, the newest first."""
     states: Sequence[str] = [where.state] if where.state else STATES
-    workflows = [where.workflow]
-    if where.workflow is None:
-        workflows = [row[0] for row in db.execute(_SQL["workflows_in_state"], values).fetchall()]
-    lists = [
-        db.execute(_SQL["runs_listed"], {**values, "state": state, "workflow": workflow})
-        for state, workflow in itertools.product(states, workflows)
-    ]
+    lists: list[sqlite3.Cursor] = []
+    for state in states:
+        if state == "running":
+            lists.append(db.execute(_SQL["runs_running"], values))
+            continue
+        of_state = {**values, "state": state}
+        workflows = [where.workflow]
+        if where.workflow is None:
+            workflows = [one[0] for one in db.execute(_SQL["workflows_in_state"], of_state)]
+        lists += [
+            db.execute(_SQL["runs_resting"], {**of_state, "workflow": one}) for one in workflows
+        ]
     newest = heapq.merge(*lists, key=lambda row: row[1:], reverse=True)
     return [row[0] for row in itertools.islice(newest, where.limit)]
 

@@ -51,8 +51,7 @@ _CHUNK = 256  # rows per statement; with 13 columns far below SQLite's limit of 
 def _heartbeats(db: sqlite3.Connection, ops: Sequence[Heartbeat], now: float) -> list[Outcome]:
     schema = max(one.number for one in migrations("sqlite"))
     for op in ops:
-        lease_until = now + op.lease if op.lease > 0 else 0.0
-        db.execute(_SQL["heartbeat"], (op.worker, lease_until, now, schema, op.info))
+        db.execute(_SQL["heartbeat"], (op.worker, now + max(op.lease, 0.0), now, schema, op.info))
     return [None] * len(ops)
 
 

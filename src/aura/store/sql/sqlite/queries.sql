@@ -218,10 +218,18 @@ WHERE (created_at, id) < (:before_at, :before_id)
 ORDER BY created_at DESC, id DESC
 LIMIT :limit
 
--- :name: runs_listed
--- Of one state and workflow: where they are in the list, and their rows.
-SELECT rowid, created_at, id FROM runs INDEXED BY runs_listed
-WHERE state COLLATE RTRIM = :state AND workflow = :workflow
+-- :name: runs_resting
+-- Of one state but "running", and one workflow: where they are in the list, and their rows.
+SELECT rowid, created_at, id FROM runs INDEXED BY runs_resting
+WHERE state = :state AND state <> 'running' AND workflow = :workflow
+  AND (created_at, id) < (:before_at, :before_id)
+ORDER BY created_at DESC, id DESC
+LIMIT :limit
+
+-- :name: runs_running
+-- The same of those that are being executed. They are as many as workers have room for.
+SELECT rowid, created_at, id FROM runs INDEXED BY runs_running
+WHERE state = 'running' AND (:workflow IS NULL OR workflow = :workflow)
   AND (created_at, id) < (:before_at, :before_id)
 ORDER BY created_at DESC, id DESC
 LIMIT :limit
@@ -229,10 +237,11 @@ LIMIT :limit
 -- :name: workflows_in_state
 -- Found by jumping from one to the next.
 WITH RECURSIVE found (workflow) AS (
-    SELECT min(workflow) FROM runs INDEXED BY runs_listed WHERE state COLLATE RTRIM = :state
+    SELECT min(workflow) FROM runs INDEXED BY runs_resting
+    WHERE state = :state AND state <> 'running'
     UNION ALL
-    SELECT (SELECT min(workflow) FROM runs INDEXED BY runs_listed
-            WHERE state COLLATE RTRIM = :state AND workflow > found.workflow)
+    SELECT (SELECT min(workflow) FROM runs INDEXED BY runs_resting
+            WHERE state = :state AND state <> 'running' AND workflow > found.workflow)
     FROM found WHERE found.workflow IS NOT NULL
 )
 SELECT workflow FROM found WHERE workflow IS NOT NULL
@@ -490,7 +499,7 @@ WHERE id = ? AND state IN ('completed', 'failed', 'cancelled')
 ON CONFLICT (workflow, version, state, queue) DO UPDATE SET runs = tallies.runs + 1
 
 -- :name: count_runs
--- What was tallied, what has ended since, and the other runs, which `runs_listed` has.
+-- What was tallied, what has ended since, and the other runs.
 SELECT :names, sum(runs) FROM (
     SELECT workflow, version, state, nullif(queue, '') AS queue, runs FROM tallies
     UNION ALL
@@ -499,18 +508,27 @@ SELECT :names, sum(runs) FROM (
       AND finished_at > (SELECT until FROM tally_mark)
     GROUP BY workflow, version, state, queue
     UNION ALL
-    SELECT workflow, version, state, queue, count(*) FROM runs INDEXED BY runs_listed
-    WHERE state COLLATE RTRIM IN ('pending', 'running', 'waiting', 'parked', 'moved')
+    SELECT workflow, version, state, queue, count(*) FROM runs INDEXED BY runs_resting
+    WHERE state IN ('pending', 'waiting', 'parked', 'moved') AND state <> 'running'
     GROUP BY workflow, version, state, queue
+    UNION ALL
+    SELECT workflow, version, state, queue, count(*) FROM runs INDEXED BY runs_running
+    WHERE state = 'running'
+    GROUP BY workflow, version, queue
 )
 WHERE :queue IS NULL OR queue = :queue
 GROUP BY :names HAVING sum(runs) > 0
 
 -- :name: count_open
 -- Of the runs that have not ended.
-SELECT :names, count(*) FROM runs INDEXED BY runs_listed
-WHERE state COLLATE RTRIM IN ('pending', 'running', 'waiting', 'parked', 'moved')
-  AND (:queue IS NULL OR queue = :queue)
+SELECT :names, count(*) FROM (
+    SELECT workflow, version, state, queue, key, owner FROM runs INDEXED BY runs_resting
+    WHERE state IN ('pending', 'waiting', 'parked', 'moved') AND state <> 'running'
+    UNION ALL
+    SELECT workflow, version, state, queue, key, owner FROM runs INDEXED BY runs_running
+    WHERE state = 'running'
+)
+WHERE :queue IS NULL OR queue = :queue
 GROUP BY :names
 
 -- :name: depths

@@ -1,0 +1,2 @@
+-- Older workers name it in their lists.
+DROP INDEX runs_listed;
