@@ -257,6 +257,11 @@ async def test_runs_are_found_by_their_attributes(
     ] == []
     shown = (await http.get(f"{V}/runs/r1")).json()["run"]
     assert shown["attributes"] == {"customer": "y", "tier": "gold"}
+    ended = (await http.get(f"{V}/runs/r1/result?timeout=30")).json()["run"]
+    assert (ended["state"], ended["attributes"]) == ("completed", shown["attributes"])
+    for order in ("cancel", "requeue"):
+        done = (await http.post(f"{V}/runs/r1/{order}", json={})).json()
+        assert done["attributes"] == shown["attributes"], order
     for nobodys in ("customer:", "a:%00", "customer:z"):
         assert (await http.get(f"{V}/runs?attribute={nobodys}")).json()["runs"] == []
     for wrong in ("customer", ":x", "a b:c"):

@@ -17,8 +17,8 @@ from aura.engine.compensation import undo_key
 from aura.engine.handle import Deadline, Run
 from aura.errors import InvalidInput
 from aura.masking import current_mask
-from aura.server.operations import no_run, storable
-from aura.server.views import RunView, run_view
+from aura.server.operations import no_run, storable, view_of
+from aura.server.views import RunView
 from aura.store.base import Entry, Priority, RunState
 
 audit = logging.getLogger("aura.audit")
@@ -125,7 +125,7 @@ async def requeue_run(app: Aura, run_id: str, by: str = "", version: str | None 
     _check_version(version)
     await run.requeue(version)
     note_change("requeue of", run_id, by)
-    return run_view(await run.record())
+    return await view_of(app, run_id)
 
 
 def _check_version(version: str | None) -> None:
@@ -154,7 +154,7 @@ async def retry_run(app: Aura, run_id: str, by: str = "", new_id: str | None = N
         raise InvalidInput("the new run's id cannot be stored", hint="Use other characters")
     fork = await run.fork(at=broken_at(await app.store.journal(run_id)), id=new_id)
     note_change(f"retry as {fork.id} of", run_id, by)
-    return run_view(await fork.record())
+    return await view_of(app, fork.id)
 
 
 def broken_at(journal: list[Entry]) -> str | None:

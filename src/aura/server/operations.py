@@ -126,7 +126,13 @@ async def cancel_run(app: Aura, run_id: str) -> RunView:
         raise no_run(run_id)
     run = app.run(run_id)
     await run.cancel()
-    return run_view(await run.record())
+    return await view_of(app, run_id)
+
+
+async def view_of(app: Aura, run_id: str) -> RunView:
+    """A run as it is now, with its attributes. Raises RunNotFound."""
+    record = await app.run(run_id).record()
+    return run_view(record, (await app.store.attributes([run_id])).get(run_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +164,7 @@ async def fork_run(
         raise InvalidInput("the new run's id cannot be stored", hint="Use other characters")
     what = Fork(run_id, fork_id(run_id) if new_id is None else new_id, at, version)
     made = await fork(app.store, what, app.clock.now())
-    view = run_view(await app.run(made.id).record())
-    return ForkView(view, made.entries, made.signals, made.undone)
+    return ForkView(await view_of(app, made.id), made.entries, made.signals, made.undone)
 
 
 def write_cursor(at: float, run_id: str) -> str:

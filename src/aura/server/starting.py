@@ -16,7 +16,7 @@ from aura.app import Aura
 from aura.codec import to_json
 from aura.engine import Deadline, Workflow, checked_id, new_run_id
 from aura.errors import InvalidInput, ResultTimeout, RunError
-from aura.server.operations import no_run, split_arguments, storable
+from aura.server.operations import no_run, split_arguments, storable, view_of
 from aura.server.views import Payload, RunView, payload_view, run_view
 from aura.store.base import SETTLED
 from aura.store.queues import Placement
@@ -79,8 +79,7 @@ async def start_run(app: Aura, what: Start) -> RunView:
         attributes=what.attributes,
         **named,
     )
-    known = await app.store.attributes([run.id])
-    return run_view(await run.record(), known.get(run.id))
+    return await view_of(app, run.id)
 
 
 async def result_of(app: Aura, run_id: str, seconds: float) -> ResultView:
@@ -94,7 +93,8 @@ async def result_of(app: Aura, run_id: str, seconds: float) -> ResultView:
     output = payload_view(record.output, full=True)
     if output is not None:
         output = replace(output, value=legal(output.value))
-    return ResultView(run_view(record), record.state in SETTLED, output)
+    known = await app.store.attributes([run_id])
+    return ResultView(run_view(record, known.get(run_id)), record.state in SETTLED, output)
 
 
 def legal(value: Any) -> Any:
