@@ -186,7 +186,7 @@ class Masking:
     admins_see_all: bool = field(default_factory=lambda: _unmasked())
 
     def __post_init__(self) -> None:
-        Mask(self.patterns)
+        mask_of(self.patterns)
 
     def mask(self, role: str = "") -> Mask:
         """What masks what somebody with that role is shown."""

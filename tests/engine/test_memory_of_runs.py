@@ -10,10 +10,12 @@ import pytest
 
 import aura
 from aura import Aura, Config, step
+from aura.engine import execution
 from aura.engine.departed import Departed
 from aura.engine.execution import Execution
-from aura.errors import LeaseLost
-from tests.engine.kit import until
+from aura.engine.faults import dump_run_error
+from aura.errors import LeaseLost, RunCancelled
+from tests.engine.kit import World, declare, until
 
 
 @step
@@ -49,6 +51,36 @@ async def test_a_run_that_has_ended_leaves_nothing_in_circles(
             await until(lambda: [ref() for ref in seen] == [None])  # what is due is written first
         finally:
             gc.enable()
+
+
+async def waits(seconds: float) -> str:
+    await aura.sleep(seconds)
+    return "awake"
+
+
+async def test_a_run_that_leaves_memory_describes_no_error(
+    memory: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A traceback costs more than all else that is done then."""
+    described: list[BaseException] = []
+
+    def describe(error: BaseException) -> bytes:
+        described.append(error)
+        return dump_run_error(error)
+
+    monkeypatch.setattr(execution, "dump_run_error", describe)
+    app = await memory.open(declare(waits), keep_in_memory=0.05)
+    run = await app.start("waits", 3600.0, id="r")
+
+    async def is_away() -> bool:
+        return await run.status() == "waiting"
+
+    await until(is_away)
+    assert described == []
+    await run.cancel()
+    with pytest.raises(RunCancelled):
+        await run.result(timeout=60)
+    assert len(described) == 1
 
 
 def test_what_has_departed_says_so() -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import log
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,7 +77,7 @@ class Weather:
         mean = self.latency
         if self.slow and not self.calm and self.random.random() < self.slow:
             mean *= 50
-        return self.random.expovariate(1.0) * mean
+        return -log(1.0 - self.random.random()) * mean  # exponentially distributed
 
 
 class _Faulty:
@@ -159,11 +160,7 @@ class Link:
             ended = max(world.universe.now, self._free_at) + weather.delay()
             if weather.in_order:
                 self._free_at = ended
-            world.universe.at(ended, lambda: arrive(result, error))
-
-        def arrive(result: Any, error: Exception | None) -> None:
-            if not loop.dead:
-                loop.call_soon(self._settle, answer, result, error)
+            loop.call_at(ended, self._settle, answer, result, error)
 
         world.universe.at(began, reach_the_database)
         return await answer

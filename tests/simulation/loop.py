@@ -33,6 +33,8 @@ class Universe:
         self.random = random
         self.rounds = 0
         self._loops: list[Loop] = []
+        self._alive: list[Loop] = []
+        self._inside: Loop | None = None
         self._timers: list[tuple[float, float, int, Loop | None, Any]] = []
         self._numbers = itertools.count(1)
 
@@ -40,7 +42,12 @@ class Universe:
         """The event loop of a new process."""
         made = Loop(self, node, next(self._numbers))
         self._loops.append(made)
+        self._alive.append(made)
         return made
+
+    def bury(self, loop: Loop) -> None:
+        """That of a process which is dead."""
+        self._alive.remove(loop)
 
     def at(self, when: float, happen: Callable[[], None]) -> None:
         """Let something happen at that time, outside of all processes."""
@@ -52,29 +59,49 @@ class Universe:
 
     def run(self, done: Callable[[], bool], limit: float) -> None:
         """Go on until it is done. Raises Stuck when that takes more seconds than the limit."""
-        while not done():
+        try:
+            while not done():
+                self._go_on()
+                if self.now > limit:
+                    raise Stuck(f"not done after {limit:g} simulated seconds")
+        finally:
+            self.enter(None)
+
+    def _go_on(self) -> None:
+        """One round of one event loop; when none has anything to do, on to the next timer."""
+        timers = self._timers
+        ready = [one for one in self._alive if one.ready and one.awake]
+        if ready:
+            chosen = ready[0] if len(ready) == 1 else self.random.choice(ready)
+            self.rounds += 1
+            self.enter(chosen)
+            chosen.round()
+            self.now += _ROUND
+        elif timers:
+            self.now = max(self.now, timers[0][0])
+        else:
+            raise Stuck("nothing is left that could happen")
+        if timers and timers[0][0] <= self.now:
             self._fire()
-            ready = [one for one in self._loops if one.ready and one.awake]
-            if ready:
-                chosen = ready[0] if len(ready) == 1 else self.random.choice(ready)
-                self.rounds += 1
-                chosen.round()
-                self.now += _ROUND
-            elif self._timers:
-                self.now = max(self.now, self._timers[0][0])
-            else:
-                raise Stuck("nothing is left that could happen")
-            if self.now > limit:
-                raise Stuck(f"not done after {limit:g} simulated seconds")
 
     def _fire(self) -> None:
         timers = self._timers
         while timers and timers[0][0] <= self.now:
             _, _, _, loop, what = heapq.heappop(timers)
             if loop is None:
+                self.enter(None)
                 what()
-            elif not loop.dead and not what._cancelled:
+            elif not loop.dead and not what.cancelled:
                 loop.ready.append(what)
+
+    def enter(self, loop: Loop | None) -> Loop | None:
+        """Say which loop goes on (None: what happens is outside of all); the one before. To say so
+        is a system call, so nothing is said when it is the same again."""
+        before = self._inside
+        if loop is not before:
+            self._inside = loop
+            asyncio._set_running_loop(loop)
+        return before
 
     def end(self) -> None:
         """Take everything apart, quietly and in order."""
@@ -82,7 +109,25 @@ class Universe:
             loop.kill()
         for loop in self._loops:
             loop.dismantle()
+        self.enter(None)
         self._timers.clear()
+
+
+class Handle:
+    """A callback that is to be called, unless it is cancelled before."""
+
+    __slots__ = ("args", "callback", "cancelled", "context")
+
+    def __init__(self, callback: Any, args: tuple[Any, ...], context: Any) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = contextvars.copy_context() if context is None else context
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """asyncio's: it stays where it is until its time has come."""
+        self.cancelled = True
+        self.callback = self.args = None
 
 
 class Task(asyncio.Task[Any]):
@@ -109,7 +154,7 @@ class Loop(_Base):  # type: ignore[misc]
     def __init__(self, universe: Universe, node: Any, number: int) -> None:
         self.universe = universe
         self.node = node
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Handle] = deque()
         self.awake = True
         self.dead = False
         self.numbers = itertools.count(number * 1_000_000)
@@ -120,66 +165,60 @@ class Loop(_Base):  # type: ignore[misc]
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Begin a task from outside."""
-        around = asyncio._get_running_loop()  # that of another process, which is going on
-        asyncio._set_running_loop(self)
+        around = self.universe.enter(self)  # that of another process, which is going on
         try:
             task: asyncio.Task[Any] = self.create_task(coro)
         finally:
-            asyncio._set_running_loop(around)
+            self.universe.enter(around)
         return task
 
     def round(self) -> None:
         """Run what is ready now; what becomes ready by that is for the next round."""
         ready = self.ready
-        asyncio._set_running_loop(self)
-        try:
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
-                if self.dead:
-                    return
-        finally:
-            asyncio._set_running_loop(None)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled:
+                try:
+                    handle.context.run(handle.callback, *handle.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException:  # noqa: BLE001, S110
+                    pass  # what nobody looked at is looked at by the checker, in the journal
+            if self.dead:
+                return
 
     def kill(self) -> None:
         """The process dies where it is."""
-        self.dead = True
-        self.awake = False
+        if not self.dead:
+            self.dead = True
+            self.awake = False
+            self.universe.bury(self)
         self.ready.clear()
 
     def dismantle(self) -> None:
-        asyncio._set_running_loop(self)  # for what ends by beginning something
+        self.universe.enter(self)  # for what ends by beginning something
         for task in self.tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 task.context.run(_close, task.get_coro())
         self.tasks.clear()
-        asyncio._set_running_loop(None)
 
     # asyncio's side.
 
-    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Handle:
+        handle = Handle(callback, args, context)
         self.ready.append(handle)
         return handle
 
     call_soon_threadsafe = call_soon
 
-    def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Any = None
-    ) -> asyncio.TimerHandle:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Handle:
         return self.call_at(self.universe.now + delay, callback, *args, context=context)
 
-    def call_at(
-        self, when: float, callback: Any, *args: Any, context: Any = None
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Handle:
+        handle = Handle(callback, args, context)
         self.universe.push(when, self, handle)
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It stays where it is until its time has come."""
 
     def time(self) -> float:
         return self.universe.now
@@ -223,7 +262,7 @@ class Loop(_Base):  # type: ignore[misc]
         return False
 
     def call_exception_handler(self, context: Any) -> None:
-        """What nobody looked at is looked at by the checker, in the journal."""
+        """See `round`."""
 
 
 def _close(coro: Any) -> None:

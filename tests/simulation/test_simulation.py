@@ -67,9 +67,15 @@ def test_the_worlds_have_all_the_trouble_that_they_should() -> None:
         "meets busy", "meets full", "meets conflict", "meets cut", "meets ack-lost",
         "meets dies-before-commit", "meets dies-after-commit", "dies", "stops", "stands still",
         "a clock jumps", "signal of", "cancel of", "result of", "RunCancelled of", "refused",
-        "repeated",
+        "repeated", "update of", "turns of", "updates of", "handles event",
     ):  # fmt: skip
         assert what in trace, what
+    errands = [(world, errand) for world in worlds for errand in world.errands]
+    assert sum(errand.key is not None for _, errand in errands) > 20, "hardly any queue"
+    anew = [len(world.history.bases(errand.id)) - 1 for world, errand in errands]
+    assert sum(anew) > 20, "hardly any run began anew"
+    ticks = [one for world in worlds for one in world.history.lines if one.run[:6] == "pulse@"]
+    assert len(ticks) > 20, "hardly any schedule"
     epochs = [line.epoch for world in worlds for line in world.history.lines]
     assert sum(epoch > 1 for epoch in epochs) > 150, "hardly any run was taken over"
     acts = {str(act[0]) for world in worlds for errand in world.errands for act in errand.plan}

@@ -49,7 +49,7 @@ from tests.simulation.plans import NARROW, PER, PER_KEY, PLACES, STARTS, Errand,
 from tests.simulation.program import TOPIC, handle, script, ticking, turns
 from tests.simulation.trouble import arrange
 
-_SQL = queries("sqlite")
+_RUN = queries("sqlite")["run"].replace(":columns", COLUMNS)
 LEASE = 1.0
 _ENTRIES = (
     "SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, "
@@ -122,7 +122,7 @@ class World:
 
     def record(self, run_id: str) -> RunRecord | None:
         """The run as the database holds it at this moment."""
-        row = self.db.execute(_SQL["run"].replace(":columns", COLUMNS), (run_id,)).fetchone()
+        row = self.db.execute(_RUN, (run_id,)).fetchone()
         return None if row is None else record(row)
 
     def epoch(self, run_id: str) -> int | None:

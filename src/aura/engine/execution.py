@@ -454,16 +454,16 @@ class Execution:
             output = pack(data, self._services.limits, self.workflow.signature.result.what)
         except asyncio.CancelledError as error:
             if self._stop is not None or self._cancelled:
-                return self._end("cancelled", error=dump_run_error(error))
+                return self._end("cancelled", error=error)
             if self._root is not None and self._root.cancelling():
                 raise  # the event loop is closing; the lease will run out
-            return self._end("failed", error=dump_run_error(error))  # a branch of its own was
+            return self._end("failed", error=error)  # a branch of its own was
         except BeginAnew as anew:
             return anew if self._stop is None else self._end("pending")
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  (it becomes the run's result)
-            return self._end("failed", error=dump_run_error(error))
+            return self._end("failed", error=error)
         return self._end("completed", output=output)
 
     async def _call(self, arguments: Mapping[str, Any]) -> Any:
@@ -490,11 +490,12 @@ class Execution:
             scope.set(lane)
 
     def _end(
-        self, state: RunState, *, output: bytes | None = None, error: bytes | None = None
+        self, state: RunState, *, output: bytes | None = None, error: BaseException | None = None
     ) -> Settle | None:
         """How the run ends: as its function did, unless the engine stopped it meanwhile."""
         if self._stop is None:
-            return self._settle(state, output=output, error=error)
+            said = None if error is None else dump_run_error(error)
+            return self._settle(state, output=output, error=said)
         if isinstance(self._stop, EffectSuppressed):
             return self._settle("cancelled", error=dump_run_error(self._stop))
         if isinstance(self._stop, AuraError):

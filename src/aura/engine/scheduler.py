@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import count
 from typing import Any, Literal, NamedTuple, cast
 from zoneinfo import ZoneInfo
@@ -135,14 +136,24 @@ class Scheduler:
     def __init__(self) -> None:
         self.turns = TURNS
         self.workflow: Workflow[..., Any] = Workflow(WORKFLOW, VERSION, self._run)
-        self._start: Step[..., Any] = own_step(self._start_ticks, name="start", retry=_RETRY)
-        self._end: Step[..., Any] = own_step(self._end_runs, name="end", retry=_RETRY)
-        self._look: Step[..., Any] = own_step(
-            self._which_ended, name="look", retry=_RETRY, idempotent=True
-        )
-        self._show: Step[..., Any] = own_step(
-            self._publish, name="show", retry=_RETRY, idempotent=True
-        )
+
+    # Its steps, made when they are needed: most apps have no schedules.
+
+    @cached_property
+    def _start(self) -> Step[..., Any]:
+        return own_step(self._start_ticks, name="start", retry=_RETRY)
+
+    @cached_property
+    def _end(self) -> Step[..., Any]:
+        return own_step(self._end_runs, name="end", retry=_RETRY)
+
+    @cached_property
+    def _look(self) -> Step[..., Any]:
+        return own_step(self._which_ended, name="look", retry=_RETRY, idempotent=True)
+
+    @cached_property
+    def _show(self) -> Step[..., Any]:
+        return own_step(self._publish, name="show", retry=_RETRY, idempotent=True)
 
     def attach(
         self,

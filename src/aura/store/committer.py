@@ -14,7 +14,7 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from contextvars import copy_context
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -64,6 +64,9 @@ class CommitCounts:
     entries: int = 0
     deferred: int = 0
     saved: int = 0
+
+
+_COUNTED = tuple(one.name for one in fields(CommitCounts))
 
 
 class Committer:
@@ -165,7 +168,7 @@ class Committer:
 
     def written(self) -> dict[str, int]:
         """The counts by name."""
-        return asdict(self.counts)
+        return {name: getattr(self.counts, name) for name in _COUNTED}
 
     def oldest(self) -> float:
         """For how long the oldest write has been under way, with its tries; 0.0 when none is."""

@@ -15,6 +15,7 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,12 +26,20 @@ class WakeSocket:
     """This process's ear, and its voice to the others at the same file."""
 
     def __init__(self, database: Path, hear: Callable[[str], None]) -> None:
-        mark = hashlib.sha256(str(database.resolve()).encode()).hexdigest()[:16]
-        user = os.getuid() if hasattr(os, "getuid") else 0
-        self._folder = Path(tempfile.gettempdir()) / f"aura-{user}-{mark}"
-        self._path = self._folder / f"{uuid.uuid4().hex[:12]}.sock"
+        self._database = database
+        self._name = f"{uuid.uuid4().hex[:12]}.sock"
         self._hear = hear
         self._socket: socket.socket | None = None
+
+    @cached_property
+    def _folder(self) -> Path:
+        mark = hashlib.sha256(str(self._database.resolve()).encode()).hexdigest()[:16]
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        return Path(tempfile.gettempdir()) / f"aura-{user}-{mark}"
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / self._name
 
     def open(self) -> None:
         """Bind and listen on the running event loop."""
@@ -60,7 +69,7 @@ class WakeSocket:
         messages = list(_pack(topics))
         with contextlib.suppress(OSError):  # somebody has removed the folder
             for path in self._folder.iterdir():
-                if path.name != self._path.name:
+                if path.name != self._name:
                     self._send(path, messages)
 
     def _send(self, path: Path, messages: list[bytes]) -> None:
