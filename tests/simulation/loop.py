@@ -127,7 +127,7 @@ class Handle:
     def cancel(self) -> None:
         """asyncio's: it stays where it is until its time has come."""
         self.cancelled = True
-        self.callback = self.args = None
+        self.callback, self.args = None, ()
 
 
 class Task(asyncio.Task[Any]):
