@@ -65,6 +65,11 @@ async def measures(value: float) -> float:
     return value
 
 
+async def routes() -> str:
+    return await aura.choose("route", {"fast": lambda: "fast", "deep": lambda: "deep"})
+
+
+routes_flow = Workflow("routes", "1.0.0", routes)
 charge_flow = Workflow("charge", "1.0.0", charge)
 broken_flow = Workflow("broken", "1.0.0", broken)
 steps_fail_flow = Workflow("steps_fail", "1.0.0", steps_fail)
@@ -78,6 +83,7 @@ def make_app(database: str) -> Aura:
     app.queue("slow", concurrency=1)
     for flow in (charge_flow, broken_flow, steps_fail_flow, talks_flow, waits_flow, measures_flow):
         app.registry.add(flow)
+    app.registry.add(routes_flow)
     app.workflow(version="1.0.0")(picks)
     app.workflow(version="1.0.0", name="newer")(charge)
     app.workflow(version="1.0.0", name="sorts")(picks)

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aura import Aura
 from aura.client import App, Client
+from aura.delivery.shadow import Example, Finding, ShadowReport
 from aura.engine import RunFilter
 from aura.errors import (
     AuraError,
@@ -26,6 +28,8 @@ from aura.errors import (
     RunEnded,
     RunFailed,
     RunNotFound,
+    UnknownDecommission,
+    UnknownFlow,
     UnknownQueue,
     UnknownWorkflow,
     UpdateRejected,
@@ -36,6 +40,7 @@ from tests.client.kit import (
     broken_flow,
     charge_flow,
     measures_flow,
+    routes_flow,
     steps_fail_flow,
     talks_flow,
     waits_flow,
@@ -240,3 +245,43 @@ async def test_what_is_wrong_is_said_in_the_same_words(app: App) -> None:
             await wrong(app)
         assert isinstance(told.value, kind), (told.value, kind)
         assert str(told.value)
+
+
+async def test_what_is_found_out_is_read_in_the_same_words(app: App, served: Served) -> None:
+    """Desks that `App` does not name: both have them."""
+    both: Any = app
+    assert await both.flows.names() == []
+    assert await both.learning.all() == []
+    assert await both.rollouts.shadows.splits() == []
+    assert await both.rollouts.decommissions.all() == []
+    for wrong, kind in (
+        (both.flows.show("nothing"), UnknownFlow),
+        (both.flows.release("nothing", "a"), UnknownFlow),
+        (both.learning.status("nothing"), UnknownFlow),
+        (both.learning.stop("nothing"), UnknownFlow),
+        (both.rollouts.decommissions.status("nothing"), UnknownDecommission),
+        (both.rollouts.decommissions.undo("nothing"), UnknownDecommission),
+    ):
+        with pytest.raises(kind, match="nothing"):
+            await wrong
+    run = await app.start(routes_flow, id="r")
+    assert await run.result(60) in ("fast", "deep")
+    await run.reward("route", 1.0)
+    async with asyncio.timeout(60):
+        while sum(one.rewarded for one in (await both.flows.show("route")).arms.values()) < 1:
+            await asyncio.sleep(0.05)
+    found = await both.flows.show("route")
+    assert set(found.arms) == set(found.probabilities) == {"fast", "deep"}
+    assert sum(one.choices for one in found.arms.values()) == 1
+    desk = served.app.rollouts.shadows
+    seen = Finding({"total": Example("1", "2", "value", 5.0)}, cost=0.5)
+    desk.found("pay", "new", seen)
+    async with asyncio.timeout(60):
+        while not await both.rollouts.shadows.splits():
+            await asyncio.sleep(0.05)
+    [report] = await both.rollouts.shadows.reports("pay")
+    assert isinstance(report, ShadowReport)
+    assert (report.arm, report.copies, report.differing, report.cost) == ("new", 1, 1, 0.5)
+    assert report.fields["total"].examples[0].right == "2"
+    assert await both.rollouts.shadows.clear("pay") == 1
+    assert [one for one in await both.rollouts.shadows.reports("pay") if one.copies] == []

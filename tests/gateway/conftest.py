@@ -34,9 +34,9 @@ class Servers:
     uvicorns: list[uvicorn.Server] = field(default_factory=list)
     connections: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def asgi(self, app: AsgiApp) -> int:
+    async def asgi(self, app: AsgiApp, port: int = 0) -> int:
         """Serve an ASGI application; returns its port."""
-        config = server_config(app, port=0, log_level="critical")
+        config = server_config(app, port=port, log_level="critical")
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)

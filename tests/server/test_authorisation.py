@@ -69,6 +69,7 @@ ROUTES = {
     ("POST", f"{V}/catalog/versions/{{version}}/restore"): ("operator", "all"),
     ("GET", f"{V}/rollouts"): ("viewer", "all"),
     ("POST", f"{V}/rollouts"): ("operator", "all"),
+    ("POST", f"{V}/backtests"): ("operator", "all"),
     ("GET", f"{V}/rollouts/{{name}}"): ("viewer", "all"),
     ("GET", f"{V}/rollouts/{{name}}/history"): ("viewer", "all"),
     ("GET", f"{V}/rollouts/{{name}}/curve"): ("viewer", "all"),

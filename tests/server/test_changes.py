@@ -54,6 +54,7 @@ class Listener:
 
     def __init__(self, serving: Serving, query: str = "", **headers: str) -> None:
         self.events: list[Event] = []
+        self.place = ""
         self.status = 0
         self._news = asyncio.Event()
         self._gone = asyncio.Event()
@@ -82,7 +83,8 @@ class Listener:
             if not one.startswith(b":"):
                 lines = dict(line.split(": ", 1) for line in one.decode().split("\n"))
                 data = json.loads(lines["data"])
-                self.events.append(Event(lines["id"], lines["event"], data))
+                self.place = lines.get("id", self.place)  # the last one that was told
+                self.events.append(Event(self.place, lines["event"], data))
         self._news.set()
 
     async def until(self, holds: Callable[[list[Event]], object]) -> list[Event]:

@@ -23,12 +23,8 @@ from aura.delivery.backtest import Backtest, Replay
 from aura.delivery.observation import Observation
 from aura.delivery.plan import Plan, load_plan
 from aura.delivery.status import RolloutStatus
-from aura.errors import CodecError, ConfigError, RolloutError
-
-CAVEAT = (
-    "Units were assigned by the recorded weights; how many the plan would have hit with its own "
-    "is an estimate. Approvals count as given, orders of people are not repeated."
-)
+from aura.errors import CodecError, ConfigError
+from aura.server.backtests import BacktestView, backtest_rollout
 
 
 @rollout.command()
@@ -86,18 +82,14 @@ def backtest(
     if bool(on) == (observations is not None):
         raise ConfigError("nothing says what to replay", hint="Give --on NAME or --observations")
     if observations is not None:
-        _tell(replayed(plan, observations), None, as_json)
+        _tell(BacktestView(replayed(plan, observations), None), as_json)
         return
 
-    async def replay(app: Aura) -> tuple[Backtest, RolloutStatus]:
+    async def replay(app: Aura) -> BacktestView:
         async with opened(app):
-            status = _chosen(await app.rollouts.past(rollout_name(on)), run)
-            made = Replay(plan, status.opened[1] if status.opened else None)
-            async for one, written in app.rollouts.recorded(status, plan):
-                made.see(one, written)
-            return made.result(), status
+            return await backtest_rollout(app, plan, rollout_name(on), run)
 
-    _tell(*process.run(replay(bare_app(database))), as_json)
+    _tell(process.run(replay(bare_app(database))), as_json)
 
 
 def replayed(plan: Plan, path: Path) -> Backtest:
@@ -119,18 +111,11 @@ def replayed(plan: Plan, path: Path) -> Backtest:
     return made.result()
 
 
-def _chosen(found: list[RolloutStatus], run: str) -> RolloutStatus:
-    for status in reversed(found):
-        if not run or status.run == run:
-            return status
-    known = ", ".join(status.run for status in found)
-    raise RolloutError(f"no rollout of that name has the run {run}", hint=f"There are {known}")
-
-
-def _tell(found: Backtest, recorded: RolloutStatus | None, as_json: bool) -> None:
+def _tell(view: BacktestView, as_json: bool) -> None:
+    found = view.backtest
     if as_json:
-        known = {"recorded": _plain(recorded)} if recorded else {}
-        print_json({"backtest": asdict(found), **known, "caveat": CAVEAT})
+        told = asdict(view)
+        print_json({name: one for name, one in told.items() if one is not None})
         return
     rows: list[tuple[RenderableType, ...]] = [
         (
@@ -154,7 +139,7 @@ def _tell(found: Backtest, recorded: RolloutStatus | None, as_json: bool) -> Non
         f"units that failed on the candidate before that end; about {found.expected:,.1f} "
         f"with this plan's weights. In the whole record: {then.requests:,} of {then.units:,}."
     )
-    for text in (*found.notes, CAVEAT):
+    for text in (*found.notes, view.caveat):
         note(text)
 
 

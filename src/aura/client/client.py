@@ -18,8 +18,13 @@ from aura.client.desks import (
     RemoteLetters,
     RemoteRollouts,
     RemoteSchedules,
+    RemoteSplits,
     RemoteTopics,
+    RemoteWorkers,
+    RemoteWorkflows,
 )
+from aura.client.desks_delivery import RemoteFlows, RemoteLearning
+from aura.client.live import News, follow
 from aura.client.runs import RemoteRun, joined, moment
 from aura.client.values import Action, BulkResult, RunInfo, RunPage, read
 from aura.client.wire import Ask, Settings, Wire, reason
@@ -80,6 +85,11 @@ class Client:
         self.letters = RemoteLetters(wire)
         self.emergencies = RemoteEmergencies(wire)
         self.catalog = RemoteCatalog(wire)
+        self.flows = RemoteFlows(wire)
+        self.learning = RemoteLearning(wire)
+        self.workflows = RemoteWorkflows(wire)
+        self.workers = RemoteWorkers(wire)
+        self.splits = RemoteSplits(wire)
 
     def __repr__(self) -> str:
         return f"<client of {self._wire.url}>"
@@ -256,6 +266,44 @@ class Client:
     async def queue_list(self) -> list[dict[str, Any]]:
         """All queues by name, as JSON values: their limits, and their runs that have not ended."""
         found: list[dict[str, Any]] = (await self._wire.send(Ask("GET", ("queues",))))["queues"]
+        return found
+
+    async def queue(self, name: str) -> dict[str, Any]:
+        """A queue, the keys that wait in it, and who works on it, as JSON values. Raises
+        UnknownQueue."""
+        found: dict[str, Any] = await self._wire.send(Ask("GET", ("queues", name)))
+        return found
+
+    async def changes(
+        self, *kinds: str, run: str | None = None, since: str | None = None
+    ) -> AsyncGenerator[News, None]:
+        """What changes from now on, or `since` the `id` of what was heard last: of these kinds
+        ("runs", "workers", "rollouts" and so on; none: all), and how one `run` gets on.
+
+        It has no end. A connection that breaks is made anew and goes on where it was; "reset" says
+        that changes were missed all the same. Raises InvalidInput, RunNotFound, AccessDenied, and
+        ServerUnavailable when the server stays away for longer than the client's `patience`.
+        """
+        async with contextlib.aclosing(follow(self._wire, kinds, run, since)) as found:
+            async for news in found:
+                yield news
+
+    async def gateway(self) -> dict[str, Any] | None:
+        """The gateway of the process that answers, its splits and counters, as JSON values; None
+        when it has none."""
+        found: dict[str, Any] | None = await self._wire.send(Ask("GET", ("gateway",)))
+        return found
+
+    async def audit(self, *, after: int = 0, limit: int = 100) -> dict[str, Any]:
+        """Who changed what, when, why and from where, the oldest first, as JSON values."""
+        found: dict[str, Any] = await self._wire.send(
+            Ask("GET", ("audit",), {"after": after, "limit": limit})
+        )
+        return found
+
+    async def build(self) -> dict[str, str]:
+        """Which Aura the server is, on which Python, and the name of its app."""
+        found: dict[str, str] = await self._wire.send(Ask("GET", ("build",)))
         return found
 
     async def ended_lately(self, limit: int) -> list[tuple[float, float, bool]]:

@@ -16,43 +16,23 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from aura.client.desk import BODY, Desk, Many, Plain
+from aura.client.desks_delivery import RemoteDecommissions, RemoteShadows
 from aura.client.wire import Ask, Wire
-from aura.codec import Slot, to_json
+from aura.codec import to_json
 from aura.delivery.experiment_status import ExperimentStatus
 from aura.delivery.status import RolloutStatus
-
-Plain = dict[str, Any]
-Many = list[Plain]
-
-_BODY = Slot(Any, "what is sent")
-
-
-class Desk:
-    """Requests about one noun; `noun` is their path."""
-
-    noun = ""
-
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
-
-    async def _get(self, *path: str, **query: object) -> Plain:
-        return await self._send(Ask("GET", (self.noun, *path), query))
-
-    async def _post(self, *path: str, body: Mapping[str, Any], again: bool = False) -> Plain:
-        given = {name: one for name, one in body.items() if one is not None}
-        return await self._send(
-            Ask("POST", (self.noun, *path), body=_BODY.dump(given), again=again)
-        )
-
-    async def _send(self, ask: Ask) -> Plain:
-        found: Plain = await self._wire.send(ask)
-        return found
 
 
 class RemoteRollouts(Desk):
     """Rollouts; see `aura.delivery.rollouts.Rollouts` for what each verb does and raises."""
 
     noun = "rollouts"
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
+        self.shadows = RemoteShadows(wire)
+        self.decommissions = RemoteDecommissions(wire)
 
     async def start(
         self,
@@ -95,6 +75,23 @@ class RemoteRollouts(Desk):
         """Approve the stage that a rollout is in, or (`ok` is False) refuse to."""
         body = {"stage": stage, "reason": reason, "ok": ok}
         return _rollout((await self._post(name, "approve", body=body))["rollout"])
+
+    async def backtest(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        on: str = "",
+        run: str = "",
+        observations: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Plain:
+        """What the plan would have done with what was observed of the rollout `on` (of several
+        rollouts of that name, the one with this `run`), or with these observations. It changes
+        nothing. Raises PlanError, RolloutError, UnknownRollout."""
+        body: Plain = {"plan": plan, "on": on, "run": run}
+        if observations is not None:
+            body["observations"] = list(observations)
+        ask = Ask("POST", ("backtests",), body=BODY.dump(body))
+        return await self._send(ask)
 
     async def history(self, name: str) -> Plain:
         """Who did what, when and why, also in earlier rollouts of that name."""
@@ -157,14 +154,14 @@ class RemoteSchedules(Desk):
         """All schedules, by name."""
         return _listed(await self._get(), "schedules")
 
-    async def show(self, name: str) -> Plain:
-        """A schedule with its latest runs. Raises UnknownSchedule."""
-        return await self._get(name)
+    async def show(self, name: str, *, ticks: int = 5) -> Plain:
+        """A schedule with its next ticks and its latest runs. Raises UnknownSchedule."""
+        return await self._get(name, ticks=ticks)
 
     async def create(self, name: str, **schedule: Any) -> Plain:
         """Create a schedule, or change the one of that name: `workflow`, `input`, `cron` or `every`
         (seconds), `timezone` and so on."""
-        ask = Ask("PUT", (self.noun, name), body=_BODY.dump(schedule))
+        ask = Ask("PUT", (self.noun, name), body=BODY.dump(schedule))
         return await self._send(ask)
 
     async def pause(self, name: str) -> Plain:
@@ -242,7 +239,7 @@ class RemoteLetters(Desk):
         """Requeue or drop many; `dry_run=True` only says what would come of it."""
         body = {"action": action, "ids": list(ids), **chosen}
         again = bool(chosen.get("dry_run"))
-        ask = Ask("POST", ("bulk", self.noun), body=_BODY.dump(body), again=again)
+        ask = Ask("POST", ("bulk", self.noun), body=BODY.dump(body), again=again)
         return await self._send(ask)
 
 
@@ -296,6 +293,52 @@ class RemoteCatalog(Desk):
     async def restore(self, version: str, *, reason: str = "") -> Plain:
         """Take a deprecation back."""
         return await self._post("versions", version, "restore", body={"reason": reason}, again=True)
+
+    async def matrix(self, workflow: str) -> Plain:
+        """A workflow's versions with their compatibility matrix. Raises UnknownVersion."""
+        return await self._get("workflows", workflow)
+
+
+class RemoteWorkflows(Desk):
+    """Workflows with their versions: schemas, who has them, and how many runs."""
+
+    noun = "workflows"
+
+    async def list(self) -> Many:
+        """All of them, by name."""
+        return _listed(await self._get(), "workflows")
+
+    async def show(self, workflow: str) -> Plain:
+        """One of them. Raises UnknownWorkflow."""
+        return await self._get(workflow)
+
+
+class RemoteWorkers(Desk):
+    """Who executes runs."""
+
+    noun = "workers"
+
+    async def list(self, *, gone: bool = False) -> Many:
+        """The workers that live, with `gone` also those whose lease is over."""
+        return _listed(await self._get(gone=gone), "workers")
+
+    async def show(self, worker: str) -> Plain:
+        """A worker with the runs that it has now. Raises UnknownWorker."""
+        return await self._get(worker)
+
+
+class RemoteSplits(Desk):
+    """Who is sent where now, and by whose order."""
+
+    noun = "splits"
+
+    async def list(self) -> Many:
+        """All splits, by name."""
+        return _listed(await self._get(), "splits")
+
+    async def show(self, split: str) -> Plain:
+        """One of them. Raises UnknownSplit."""
+        return await self._get(split)
 
 
 def _listed(found: Plain, name: str) -> Many:

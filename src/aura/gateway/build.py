@@ -15,6 +15,7 @@ from aura.gateway.adapters import WorkflowRunner, WorkflowTarget, load_adapter
 from aura.gateway.client import Receive, Scope, Send
 from aura.gateway.config import GatewayConfig, HttpSpec, WorkflowSpec
 from aura.gateway.guarded import GuardedTarget, TracedTarget
+from aura.gateway.heads import BoundedProtocol
 from aura.gateway.http_target import HttpTarget
 from aura.gateway.targets import Target
 
@@ -81,12 +82,13 @@ def server_config(
     app: AsgiApp, *, host: str = "127.0.0.1", port: int = 8080, log_level: str = "warning"
 ) -> uvicorn.Config:
     """How uvicorn serves a gateway: a fast parser and loop, no fields of its own beside those of
-    the targets, no WebSockets, heads of at most 64 KiB, connections kept for 75 s when idle."""
+    the targets, no WebSockets, heads of at most 64 KiB that come within 15 s, connections kept for
+    75 s when idle."""
     return uvicorn.Config(
         app,
         host=host,
         port=port,
-        http="httptools",
+        http=BoundedProtocol,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from functools import partial
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -48,6 +49,7 @@ def build_api(app: Aura, door: Door | None = None) -> FastAPI:
         redoc_url=None, redirect_slashes=False,
     )  # fmt: skip
     api.state.aura = app
+    api.state.openapi = partial(openapi_of, api)
     api.state.gateway = None  # its configuration, when the process has one
     api.include_router(_health(app))
     api.include_router(_health(app), prefix=API, include_in_schema=False)

@@ -107,5 +107,6 @@ async def _done(app: Aura, run: RunView | str, action: Action, by: str) -> Outco
         else:
             after = await messages.retry_run(app, run.id, by)
     except AuraError as error:
-        return Outcome(run.id, problem_of(error).code, str(error))
+        said = problem_of(error)
+        return Outcome(run.id, said.code, said.detail)
     return Outcome(run.id, "done", becomes=None if after.id == run.id else after.id)

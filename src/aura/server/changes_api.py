@@ -94,9 +94,13 @@ def changes_routes(app: Aura) -> APIRouter:
 
 _EVENT = {
     "type": "object",
-    "required": ["id", "event", "data"],
+    "required": ["event", "data"],
     "properties": {
-        "id": {"type": "string", "pattern": f"^{_PLACE.pattern}$"},
+        "id": {
+            "type": "string",
+            "pattern": f"^{_PLACE.pattern}$",
+            "description": "In the last of the events that are told together.",
+        },
         "event": {"type": "string", "enum": ["ready", "reset", *KINDS]},
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
@@ -180,13 +184,15 @@ def _once(name: str, batch: Batch, wanted: Wanted) -> bytes:
 
 
 def _told(name: str, batch: Batch, wanted: Wanted, may_see: Callable[[str], bool] | None) -> bytes:
+    """The events of a batch. Its last one alone has its place: whoever loses the connection before
+    that hears the batch again."""
     parts = for_caller(batch, wanted, may_see)
     return b"".join(
         _event(
-            name, batch.number, kind,
+            name, batch.number if left == 0 else None, kind,
             {"changes": list(map(_plain, changes)), "more": kind in batch.more},
         )
-        for kind, changes in parts.items()
+        for left, (kind, changes) in zip(reversed(range(len(parts))), parts.items(), strict=True)
     )  # fmt: skip
 
 
@@ -194,6 +200,6 @@ def _plain(change: Change) -> dict[str, Any]:
     return {"name": change.name, **change.what}
 
 
-def _event(name: str, number: int, kind: str, data: dict[str, Any]) -> bytes:
-    place = f"{name}-{number}".encode()
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (place, kind.encode(), to_json(data))
+def _event(name: str, number: int | None, kind: str, data: dict[str, Any]) -> bytes:
+    place = b"" if number is None else f"id: {name}-{number}\n".encode()
+    return b"%sevent: %s\ndata: %s\n\n" % (place, kind.encode(), to_json(data))

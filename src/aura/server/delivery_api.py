@@ -15,8 +15,10 @@ from aura.app import Aura
 from aura.delivery.curve import Curve
 from aura.delivery.decide import Order
 from aura.delivery.status import RolloutStatus
-from aura.server import catalog, emergencies, rollouts, splits
+from aura.errors import InvalidInput
+from aura.server import backtests, catalog, emergencies, rollouts, splits
 from aura.server.access import GuardedRoute, caller_of, needs, reason_of
+from aura.server.backtests import MOST_SENT, BacktestView, Bounds
 from aura.server.catalog import FitView, VersionList, VersionView, WorkflowView
 from aura.server.emergencies import DoneView, ForcedList, Which
 from aura.server.rollouts import Begin, HistoryView, OrderView, RolloutList, StartedView
@@ -64,6 +66,44 @@ class PlanBody(Body):
     replace: bool = False
     incompatible: Text = ""
     dry_run: bool = False
+
+
+class BacktestBody(Body):
+    """A plan to try on what was observed: of the rollout `on` (of several of that name, the one
+    with this `run`; else the last), or on `observations` that are sent, as they are recorded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "plan": {
+                        "name": "careful",
+                        "split": "research",
+                        "baseline": "research@1.0.0",
+                        "candidate": "research@2.0.0",
+                        "stages": ["5%", "100%"],
+                        "guards": [{"errors": {}}],
+                        "defaults": {"min_requests": 100, "min_time": "10m"},
+                    },
+                    "observations": [
+                        {
+                            "split": "research",
+                            "epoch": 1,
+                            "arm": "research@2.0.0",
+                            "unit": "user-17",
+                            "at": 1772366400.0,
+                            "ok": True,
+                            "latency": 0.12,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+    plan: dict[str, Any]
+    on: Text = ""
+    run: Text = ""
+    observations: Annotated[tuple[dict[str, Any], ...], Field(max_length=MOST_SENT)] | None = None
 
 
 class OrderBody(Body):
@@ -216,6 +256,23 @@ def _rollouts(router: APIRouter, app: Aura) -> None:
             return StartedView(None, checked)
         status = await rollouts.start_rollout(app, begin, by=caller_of(request).name)
         return StartedView(status, checked)
+
+    @router.post(
+        "/backtests", name="rollout backtest", responses=CHANGES,
+        openapi_extra=needs("operator", names=("plan.name", "on", "run")),
+    )  # fmt: skip
+    async def backtest(body: BacktestBody) -> BacktestView:
+        """What another plan would have done with what was observed. It changes nothing, but costs
+        the server up to a minute of work, so it is not for everybody; one after the other."""
+        if bool(body.on) == (body.observations is not None):
+            raise InvalidInput(
+                "nothing says what to replay",
+                hint="Give either `on`, a rollout's name, or `observations`",
+            )
+        plan = await rollouts.read_plan(body.plan)
+        if body.observations is not None:
+            return await backtests.backtest_sent(app, plan, body.observations, Bounds())
+        return await backtests.backtest_rollout(app, plan, body.on, body.run, Bounds())
 
     @router.get(
         "/rollouts/{name:segment}", name="rollout status", openapi_extra=look, responses=READS

@@ -90,5 +90,6 @@ async def _done(
     except NoSuchDeadLetter as error:
         return LetterOutcome(name, "dead-letter-not-found", error.message)
     except AuraError as error:
-        return LetterOutcome(name, problem_of(error).code, str(error))
+        said = problem_of(error)
+        return LetterOutcome(name, said.code, said.detail)
     return LetterOutcome(name, "done")

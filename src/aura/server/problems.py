@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from aura import errors
 from aura.errors import AuraError
 from aura.gateway.problems import Problem
+from aura.server.invalid import refused_input, unsaid
 
 log = logging.getLogger("aura.server")
 
@@ -156,14 +158,12 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, Refused):
         return error.problem
     if isinstance(error, errors.RequestRefused):
-        return Problem(error.status, error.code, str(error), field=error.field)
+        return Problem(error.status, error.code, unsaid(str(error)), field=error.field)
     if isinstance(error, AuraError):
         status, code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
-        return Problem(status, code, str(error))
-    if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        field = str(first["loc"][-1])
-        return Problem(422, "invalid-input", f"{field}: {first['msg']}", field=field)
+        return Problem(status, code, unsaid(str(error)))
+    if isinstance(error, RequestValidationError):  # its answer is `refused_input`, which says more
+        return Problem(422, "invalid-input", "the request does not fit")
     return Problem(500, "failed", f"the server failed: {type(error).__name__}")
 
 
@@ -178,8 +178,9 @@ def answer(problem: Problem) -> Response:
 
 def handle_errors(api: FastAPI) -> None:
     """Let an application answer errors with problem documents."""
-    for kind in (AuraError, RequestValidationError, Refused, Exception):
+    for kind in (AuraError, Refused, Exception):
         api.add_exception_handler(kind, _failed)
+    api.add_exception_handler(RequestValidationError, _does_not_fit)
     api.add_exception_handler(HTTPException, _no_such_page)
 
 
@@ -190,12 +191,40 @@ async def _failed(request: Request, error: Exception) -> Response:
     return answer(problem)
 
 
+async def _does_not_fit(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  (registered for it)
+    return answer(refused_input(request, error))
+
+
 async def _no_such_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
     path = request.url.path[:200]
     if error.status_code == 404:
         return answer(Problem(404, "not-found", f"nothing is served at {path}"))
-    headers = [(name.encode(), value.encode()) for name, value in (error.headers or {}).items()]
+    given = dict(error.headers or {})
+    if error.status_code == 405:  # each method has a route of its own, and the framework saw one
+        given["Allow"] = ", ".join(_methods(request))
+    headers = [(name.encode(), value.encode()) for name, value in given.items()]
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    detail = f"{request.method} {path}: {error.detail}"
-    return answer(Problem(error.status_code, code, detail, headers=tuple(headers)))
+    return answer(Problem(error.status_code, code, _said(request, error), headers=tuple(headers)))
+
+
+def _said(request: Request, error: HTTPException) -> str:
+    """What the framework has refused, and what to do."""
+    asked = f"{request.method} {request.url.path[:200]}"
+    if error.status_code == 405:
+        return f"{asked}: it is served to {', '.join(_methods(request))}"
+    if error.status_code == 400:
+        return f"{asked}: the body cannot be read. Send JSON in UTF-8"
+    return f"{asked}: {error.detail}"
+
+
+def _methods(request: Request) -> list[str]:
+    """By which methods a path is served."""
+    paths = request.app.state.openapi()["paths"]
+    return sorted(
+        method.upper()
+        for path, methods in paths.items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path)
+        for method in methods
+    )
