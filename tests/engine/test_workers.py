@@ -72,11 +72,41 @@ async def test_close_hands_runs_over_at_once(world: World, ledger: Ledger) -> No
     await app.close()
     world.apps.remove(app)
     assert (await world.record(run.id)).state == "pending"
-    assert [e.key for e in await world.journal("r")] == ["0/short#1", "0/sleep#1"]
+    assert [e.key for e in await world.journal("r")] == ["0/short#1"]
     app = await world.open(workflow)
     assert await app.run("r", workflow).result(timeout=60) == "short"
     assert ledger.ran == ["short", "slept"]
     assert (await world.record("r")).recoveries == 0
+
+
+async def test_close_begins_no_further_step(world: World, ledger: Ledger) -> None:
+    """One step after the other, with nothing between them: the run goes when its step has ended."""
+    gate = asyncio.Event()
+
+    @step
+    async def short(n: int) -> int:
+        ledger("short")
+        if n == 2:
+            await gate.wait()
+        return n
+
+    async def flow() -> int:
+        return sum([await short(n) for n in range(100)])
+
+    workflow = declare(flow)
+    app = await world.open(workflow, lease=3600.0, grace=3600.0)
+    await app.start(workflow, id="r")
+    await until(lambda: ledger.count("short") == 3)
+    closing = asyncio.create_task(app.close())
+    await until(lambda: app._worker is not None and app._worker._stopping)
+    gate.set()
+    await closing
+    world.apps.remove(app)
+    assert ledger.count("short") == 3
+    assert len(await world.journal("r")) == 3  # the last one had its end
+    app = await world.open(workflow)
+    assert await app.run("r", workflow).result(timeout=60) == sum(range(100))
+    assert ledger.count("short") == 100
 
 
 async def test_close_lets_go_of_a_step_after_the_grace(world: World, ledger: Ledger) -> None:

@@ -109,6 +109,7 @@ class Execution:
         self.activity = 0
         self.steps_in_flight = 0
         self.effects_in_flight = 0
+        self._releasing = False
         self._release_at: float | None = None
         self.ended = False
         self.cut_off: Exception | None = None  # after which what was written is not known
@@ -256,10 +257,10 @@ class Execution:
             if self._root is not None:
                 self._root.cancel()
 
-    def release(self, wake_at: float) -> None:
-        """Suspend until then, as soon as no effect is under way: none is made twice."""
+    def release(self, wake_at: float | None = None) -> None:
+        """Suspend until then, as soon as no effect is under way: none is begun, none made twice."""
         if self.effects_in_flight:
-            self._release_at = wake_at
+            self._releasing, self._release_at = True, wake_at
         else:
             self.suspend(wake_at)
 
@@ -322,7 +323,7 @@ class Execution:
             return await self.shadow.step(step, Call(key, fingerprint, data), (args, kwargs))
         if not step.idempotent:
             await self.recorder.durable()
-            if self._release_at is not None:
+            if self._releasing:
                 await asyncio.get_running_loop().create_future()  # until the others have ended
         else:
             await self.recorder.durable(self.recorder.values)
@@ -334,7 +335,7 @@ class Execution:
         finally:
             self.steps_in_flight -= 1
             self.effects_in_flight -= not step.idempotent
-            if self._release_at is not None and not self.effects_in_flight:
+            if self._releasing and not self.effects_in_flight:
                 self.suspend(self._release_at)
 
     def value(self, lane: Lane, name: str, make: Callable[[], Any]) -> Any:

@@ -167,8 +167,10 @@ class Worker:
         while self._tasks or self._reserved:
             late = self._clock.monotonic() - give_up
             for execution in tuple(self._executions.values()):
-                if not execution.effects_in_flight or late > 0:
+                if late > 0:
                     execution.suspend()
+                else:
+                    execution.release()
             if late > max(self._options.grace, _CLEANUP):
                 self._leave_what_goes_on()
                 break
