@@ -57,6 +57,7 @@ from aura.store.committer import Committer
 from aura.store.keys import Keyring
 from aura.store.opening import open_store as open_store
 from aura.store.queues import Placement
+from aura.store.resealing import Resealing
 from aura.store.sealed import SealedStore, sealed
 from aura.store.session import Isolation
 from aura.telemetry import Telemetry, tracing_of
@@ -192,7 +193,7 @@ class Aura(Events, Desk):
         self.registry = Registry()
         self._set_desk(Onto(self.registry), self.registry)
         self._resolver: Resolver = resolver or self.registry
-        self._residence = Residence()
+        self._residence, self._resealing = Residence(), Resealing()
         self._limits = Limits(max_bytes=self.config.max_payload)
         self.schedules = Schedules(self.registry, self._resolver, self._limits)
         self.registry.add(self.schedules.engine.workflow)
@@ -369,6 +370,7 @@ class Aura(Events, Desk):
             await self._residence.open(found)
             if worker:
                 self._residence.require()
+                await self._resealing.open(found, self.clock)
         except BaseException:
             await store.close()
             raise
@@ -382,6 +384,7 @@ class Aura(Events, Desk):
         if self._sweeper is not None:
             await self._sweeper.close()
             self._sweeper = None
+        await self._resealing.close()
         await self._close_bus(self.config.grace)
         if self._worker is not None:
             await self._worker.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -16,6 +17,7 @@ from aura.app import open_store
 from aura.clock import SystemClock
 from aura.codec import is_encrypted
 from aura.errors import ConfigError, DecryptionFailed, KeyMissing, RunConflict
+from aura.store.base import AppendFeed
 from tests.engine.kit import World, declare, until
 
 MARKER = "tell-nobody-4711"
@@ -152,6 +154,60 @@ async def test_runs_with_an_older_key_wait_for_it(
     both = await world.open(declare(speaks), encryption_keys=(K2, K1))
     assert await both.run(run_id).result(timeout=60) == MARKER
     assert (await both.run(run_id).record()).error is None
+
+
+async def test_an_older_key_is_taken_out_when_its_ended_runs_are_gone(world: World) -> None:
+    """Whatever no retention deletes is sealed with the new key: schedules, the catalog, feeds,
+    events, and runs that go on with their signals."""
+    heard: list[str] = []
+
+    async def waits(word: str) -> list[str]:
+        found = [await mark(word), await aura.receive("go")]
+        return [*found, await aura.receive("later"), await mark(word)]
+
+    async def opened(keys: tuple[str, ...], *, listening: bool = False) -> aura.Aura:
+        app = world.app(declare(waits), encryption_keys=keys)
+        app.schedule("nightly", "waits", MARKER, cron="0 3 * * *")
+        if listening:
+            app.subscribe("topic", group="g")(_hears(heard))
+        await app.open()
+        return app
+
+    app = await opened((K1,))
+    await app.committer.submit(AppendFeed("choices/c", (b"1", b"2")))
+    await app.emit("topic", MARKER, key="k")
+    await app.start("waits", MARKER, id="r")
+    await until(lambda: _entries(app, "r", 1))
+    await app.close()
+    async with world.app(encryption_keys=(K1,)).client() as client:
+        await client.run("r").signal("later", MARKER)
+    app = await opened((K2, K1))
+    await until(lambda: app._resealing.done)
+    await app.close()
+    app = await opened((K2,), listening=True)
+    try:
+        [status] = await app.schedules.list()
+        assert (status.schedule.name, status.state) == ("nightly", "active")
+        assert "nightly" in (await app.schedules.pause("nightly")).run
+        assert {one.workflow for one in await app.catalog.versions()} >= {"waits"}
+        assert [one.payload for one in await app.store.feed("choices/c")] == [b"1", b"2"]
+        await until(lambda: heard == [MARKER])
+        await app.run("r").signal("go", MARKER)
+        assert await app.run("r").result(timeout=60) == [MARKER] * 4
+    finally:
+        await app.close()
+
+
+@step
+async def mark(word: str) -> str:
+    return word
+
+
+def _hears(heard: list[str]) -> Callable[[str], Awaitable[None]]:
+    async def hears(word: str) -> None:
+        heard.append(word)
+
+    return hears
 
 
 async def test_a_run_that_nobody_can_open_is_parked_when_it_is_asked_to_stop(world: World) -> None:

@@ -27,6 +27,7 @@ from aura.store.base import (
     Store,
 )
 from aura.store.keys import Keyring
+from aura.store.portable import Page
 from aura.store.postgres import PostgresStore
 from aura.store.sealed import SealedStore, sealed
 from aura.store.sqlite import SqliteStore
@@ -165,6 +166,45 @@ async def test_keys_are_rotated(store: Store) -> None:
     with pytest.raises(KeyMissing, match="the key k1, which this process does not have"):
         unpack((await the_run(new, "a")).input)
     await new.commit([StartRun("newer", "research", "1.0.0", JSON, "f", "o")])
+
+
+async def test_rows_are_sealed_anew_where_they_are_as_they_were_read(store: Store) -> None:
+    await store.commit([PutDocument("split", "plain", JSON)])
+    old = await sealed(store, Keyring([K1]))
+    await old.commit([PutDocument("split", "s", JSON), PutDocument("split", "late", JSON)])
+    new = await sealed(store, Keyring([K2, K1]))
+    assert isinstance(new, SealedStore)
+    await new.commit([PutDocument("split", "new", JSON)])
+    changes, last = await new.stale(Page("documents"))
+    assert [was["name"] for was, _ in changes] == ["late", "plain", "s"]
+    assert all(row["body"] == JSON for _, row in changes)
+    await old.commit([PutDocument("split", "late", b'"later"')])
+    assert await new.replace_rows("documents", changes) == 2
+    only = await sealed(store, Keyring([K2]))
+    before = {one.name: one for one in await new.documents("split")}
+    for name in ("plain", "s", "new"):
+        assert await only.document("split", name) == before[name]
+    assert before["s"].epoch == 1, "nobody has changed it"
+    with pytest.raises(KeyMissing, match="key k1"):
+        await only.document("split", "late")
+    assert before["late"].body == b'"later"'
+    assert isinstance(only, SealedStore)
+    assert last is not None
+    assert await new.stale(Page("documents", last)) == ([], None)
+    assert await only.stale(Page("documents")) == ([], last), "what it cannot open is left out"
+
+
+async def test_feeds_are_sealed_anew(store: Store) -> None:
+    old = await sealed(store, Keyring([K1]))
+    await old.commit([AppendFeed("choices/a", (JSON, b"2")), AppendFeed("choices/b", (b"3",))])
+    new = await sealed(store, Keyring([K2, K1]))
+    assert isinstance(new, SealedStore)
+    changes, _ = await new.stale(Page("feeds"))
+    assert await new.replace_rows("feeds", changes) == 3
+    only = await sealed(store, Keyring([K2]))
+    assert [one.payload for one in await only.feed("choices/a")] == [JSON, b"2"]
+    assert [one.payload for one in await only.feed("choices/b")] == [b"3"]
+    assert (await new.stale(Page("feeds")))[0] == []
 
 
 @pytest.mark.parametrize(("keys", "kind"), [((), KeyMissing), ((key("k1"),), DecryptionFailed)])

@@ -131,6 +131,24 @@ def admission(here: Row | None, arriving: Row, *, take_back: bool = False) -> Ad
     return "here" if arriving["epoch"] == here["epoch"] else "older"
 
 
+Change = tuple[Row, Row]
+"""A row as it is, and as it is to be; their keys are the same."""
+
+
+def replacement(table: str, change: Change, mark: Callable[[int], str]) -> tuple[str, str, Row]:
+    """The payloads of a row, and the conditions that it is still the old one, as SQL; with the
+    values of the placeholders, which `mark` gives from 0."""
+    was, becomes = change
+    payloads = [name for name in TABLES[table].payloads if becomes[name] != was[name]]
+    fixed = [*TABLES[table].key, *payloads]
+    sets = ", ".join(f"{name} = {mark(at)}" for at, name in enumerate(payloads))
+    tests = " AND ".join(
+        f"{name} = {mark(at)}" for at, name in enumerate(fixed, start=len(payloads))
+    )
+    values = {f"new {name}": becomes[name] for name in payloads}
+    return sets, tests, values | {f"old {name}": was[name] for name in fixed}
+
+
 def conditions(page: Page, mark: Callable[[int], str]) -> str:
     """What a page's rows have in common, as SQL; `mark` gives the n-th (from 0) placeholder."""
     table = TABLES[page.table]
@@ -200,4 +218,8 @@ class Portable(Protocol):
 
     async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
         """Write rows of a table of the app whose key is free; how many those were."""
+        ...
+
+    async def replace_rows(self, table: str, changes: Sequence[Change]) -> int:
+        """Give rows other payloads, if they still are as they were read; how many those were."""
         ...

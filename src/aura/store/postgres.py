@@ -58,7 +58,7 @@ from aura.store.base import (
 from aura.store.events import Emit, Progress, lost_partition
 from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
 from aura.store.outline import Glance
-from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.portable import Admission, Change, Fence, Line, Page, Row
 from aura.store.postgres_aside import add_attributes, search, take_runs
 from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
@@ -290,6 +290,10 @@ class PostgresStore:
     async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
         async with self._taken(self._reads) as connection:
             return await postgres_rows.add_rows(connection, table, rows)
+
+    async def replace_rows(self, table: str, changes: Sequence[Change]) -> int:
+        async with self._taken(self._reads) as connection:
+            return await postgres_rows.replace_rows(connection, table, changes)
 
     async def moment(self) -> float:
         return (await self._fetch(float, "moment"))[0]

@@ -12,6 +12,7 @@ from aura.store.portable import (
     PAGE_ROWS,
     TABLES,
     Admission,
+    Change,
     Fence,
     Line,
     Page,
@@ -19,6 +20,7 @@ from aura.store.portable import (
     admission,
     bounds,
     conditions,
+    replacement,
     size,
 )
 from aura.store.postgres_link import Connection
@@ -108,6 +110,21 @@ async def add_rows(connection: Connection, table: str, found: Sequence[Row]) -> 
     pens = _Pens(connection, "add_row")
     async with connection.transaction():
         return sum([await pens.add(table, row) for row in found])
+
+
+async def replace_rows(connection: Connection, table: str, changes: Sequence[Change]) -> int:
+    done = 0
+    async with connection.transaction():
+        for change in changes:
+            sets, tests, values = replacement(table, change, lambda at: f"${at + 1}")
+            sql = (
+                _SQL["replace_row"]
+                .replace(":table", TABLES[table].name)
+                .replace(":changes", sets)
+                .replace(":conditions", tests)
+            )
+            done += len(await connection.fetch(sql, *values.values()))
+    return done
 
 
 async def _forget_all(connection: Connection, run_id: str, verdict: Admission) -> None:

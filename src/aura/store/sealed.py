@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
@@ -51,7 +52,17 @@ from aura.store.events_sealed import SealedEvents, seal_events, seal_progress
 from aura.store.keys import Keyring
 from aura.store.outline import Glance
 from aura.store.portable import SEALED_TEXT as _TEXT
-from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.portable import (
+    TABLES,
+    Admission,
+    Change,
+    Fence,
+    Line,
+    Page,
+    Row,
+    frame_of,
+    key_ids,
+)
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.sealed_rows import open_row, seal_row, start_place
 from aura.store.sealed_rows import place as _place
@@ -240,6 +251,24 @@ class SealedStore:
         rows = [seal_row(self._keys, table, row) for row in rows]
         return await self._inner.add_rows(table, rows)
 
+    async def replace_rows(self, table: str, changes: Sequence[Change]) -> int:
+        self.require_keys()
+        sealed = [(was, seal_row(self._keys, table, row)) for was, row in changes]
+        return await self._inner.replace_rows(table, sealed)
+
+    async def stale(self, page: Page) -> tuple[list[Change], tuple[object, ...] | None]:
+        """The rows of a page of which another key than the newest has sealed something, or none
+        has: as they are, and opened; those whose key is not here are left out. And behind which
+        key the next page begins (None: there is none)."""
+        rows = await self._inner.rows(page)
+        found = []
+        for row in rows:
+            if not _is_new(page.table, row, self._keys.ids[0]):
+                with suppress(DecryptionFailed):
+                    found.append((row, open_row(self._keys, page.table, row)))
+        key = TABLES[page.table].key
+        return found, tuple(rows[-1][name] for name in key) if rows else None
+
     async def moment(self) -> float:
         return await self._inner.moment()
 
@@ -381,6 +410,15 @@ class SealedStore:
         frame = base64.b64decode(text.removeprefix(_TEXT))
         found = self._keys.open(frame, place + b"/fingerprint")
         return text if is_encrypted(found) else found.decode()
+
+
+def _is_new(table: str, row: Row, key_id: str) -> bool:
+    """Whether the key with that id has sealed all payloads of a row. The mark of a key stays that
+    key's."""
+    if table == "documents" and row["kind"] == _KIND:
+        return True
+    plain = [row[name] for name in TABLES[table].payloads if row[name] and not frame_of(row[name])]
+    return not plain and key_ids(table, row) <= {key_id}
 
 
 def _entry_place(entry: Entry) -> bytes:

@@ -48,7 +48,7 @@ from aura.store.base import (
 )
 from aura.store.events_sqlite import SqliteEvents, with_events
 from aura.store.outline import Glance
-from aura.store.portable import Admission, Fence, Line, Page, Row
+from aura.store.portable import Admission, Change, Fence, Line, Page, Row
 from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
 from aura.store.search import Pulse, RunChange, gathered
@@ -64,7 +64,7 @@ from aura.store.sqlite_queues import (
     take,
     take_from_queues,
 )
-from aura.store.sqlite_rows import add_rows, adopt, fence, layout, rows
+from aura.store.sqlite_rows import add_rows, adopt, fence, layout, replace_rows, rows
 from aura.store.sqlite_session import Aid, SqliteSession
 from aura.store.sqlite_sweep import sweep, sweepable
 from aura.store.wake import WakeSocket
@@ -266,6 +266,9 @@ class SqliteStore:
 
     async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
         return await self._writer.call(lambda db: add_rows(db, table, rows))
+
+    async def replace_rows(self, table: str, changes: Sequence[Change]) -> int:
+        return await self._writer.call(lambda db: replace_rows(db, table, changes))
 
     async def moment(self) -> float:
         return self._clock.now()

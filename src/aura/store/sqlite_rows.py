@@ -13,6 +13,7 @@ from aura.store.portable import (
     PAGE_ROWS,
     TABLES,
     Admission,
+    Change,
     Fence,
     Line,
     Page,
@@ -20,6 +21,7 @@ from aura.store.portable import (
     admission,
     bounds,
     conditions,
+    replacement,
     size,
 )
 from aura.store.queries import queries
@@ -105,6 +107,22 @@ def _adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bo
 def add_rows(db: sqlite3.Connection, table: str, found: Sequence[Row]) -> int:
     with _transaction(db):
         return sum(_insert(db, table, row, "add_row") for row in found)
+
+
+def replace_rows(db: sqlite3.Connection, table: str, changes: Sequence[Change]) -> int:
+    with _transaction(db):
+        return sum(_replace(db, table, change) for change in changes)
+
+
+def _replace(db: sqlite3.Connection, table: str, change: Change) -> int:
+    changes, tests, values = replacement(table, change, lambda _: "?")
+    sql = (
+        _SQL["replace_row"]
+        .replace(":table", TABLES[table].name)
+        .replace(":changes", changes)
+        .replace(":conditions", tests)
+    )
+    return db.execute(sql, list(values.values())).rowcount
 
 
 @contextmanager

@@ -617,6 +617,9 @@ INSERT INTO aura.:table (:names) VALUES (:values)
 -- :name: add_row
 INSERT INTO aura.:table (:names) VALUES (:values) ON CONFLICT DO NOTHING RETURNING 1
 
+-- :name: replace_row
+UPDATE aura.:table SET :changes WHERE :conditions RETURNING 1
+
 -- :name: count_signals
 -- A copy of a run that went on meanwhile may have signals that came after its row was read.
 UPDATE aura.runs AS r SET signals = greatest(r.signals, (

@@ -683,6 +683,9 @@ INSERT INTO :table (:columns) VALUES (:values)
 -- :name: add_row
 INSERT INTO :table (:columns) VALUES (:values) ON CONFLICT DO NOTHING
 
+-- :name: replace_row
+UPDATE :table SET :changes WHERE :conditions
+
 -- :name: count_signals
 -- A copy of a run that went on meanwhile may have signals that came after its row was read.
 UPDATE runs SET signals = max(signals, (
