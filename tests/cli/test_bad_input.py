@@ -38,7 +38,7 @@ def refused(ended: Ended, *said: str) -> None:
         (["missing", '"a"'], ["workflow missing", "Registered:", "research 1.0.0"]),
         (
             ["research", '"a"', "--version", "9.0.0"],
-            ["research 9.0.0", "Registered: research 1.0.0, research 1.1.0.\n"],
+            ["research 9.0.0", "Registered: research 1.1.0, research 1.0.0.\n"],
         ),
         (["research", '"a"', "--version", "new"], ["research new"]),
         (["research", "hello"], ["argument 1 is not JSON", "hello", "Quote text twice"]),

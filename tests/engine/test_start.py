@@ -240,6 +240,36 @@ async def test_unknown_workflows_and_versions(memory: World) -> None:
             await start
 
 
+async def test_who_mistypes_a_name_is_told_what_was_meant(memory: World) -> None:
+    """First what is similar, then the others, not all of many, and nothing of Aura's own."""
+    app = memory.app()
+    for name in ("hello", "zebra", *(f"job-{at:02d}" for at in range(20))):
+        app.workflow(version="1.10.0", name=name)(echo)
+    for at in range(12):
+        app.workflow(version=f"1.{at}.0", name="often")(echo)
+    await app.open()
+    memory.apps.append(app)
+    for start, says in (
+        (
+            app.start("helo", "x"),
+            "Did you mean hello? Registered: hello 1.10.0, "
+            "job-00 1.10.0, job-01 1.10.0, job-02 1.10.0, job-03 1.10.0, job-04 1.10.0, "
+            "job-05 1.10.0, job-06 1.10.0 and 26 others",
+        ),
+        (
+            app.start("often", "x", version="2.0.0"),
+            "Registered: often 1.11.0, often 1.10.0, often 1.9.0, often 1.8.0, often 1.7.0, "
+            "often 1.6.0, often 1.5.0, often 1.4.0 and 4 others",
+        ),
+        (app.start("often", "x", version="^3"), "Registered: often 1.11.0, often 1.10.0"),
+        (app.start("helo", "x", version="^1"), "Did you mean hello? Registered: hello 1.10.0"),
+        (app.start("qqq", "x"), "here. Registered: hello 1.10.0, job-00"),
+    ):
+        with pytest.raises(UnknownWorkflow) as caught:
+            await start
+        assert says in str(caught.value)
+
+
 async def test_a_name_starts_the_highest_version_and_a_version_is_pinned(memory: World) -> None:
     async def old() -> str:
         return "old"

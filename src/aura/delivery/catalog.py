@@ -127,7 +127,7 @@ class Catalog:
         if chosen is None:
             raise UnknownWorkflow(
                 f"no version of workflow {name} that is registered here is in {wanted}",
-                hint=f"Registered: {', '.join(newest_first(here)) or 'none'}",
+                hint=self._registry.known(name),
             )
         return name, chosen
 

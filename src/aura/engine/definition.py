@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
@@ -21,6 +22,8 @@ R = TypeVar("R")
 
 
 LONGEST_NAME = 200
+OWN = "aura."  # begins the names of the workflows that Aura itself is made of
+MOST_SHOWN, MOST_NEAR = 8, 3  # names in an error
 
 
 def check_name(name: Any, what: str) -> None:
@@ -147,11 +150,24 @@ class Registry:
 
     def _unknown(self, name: str, version: str | None) -> UnknownWorkflow:
         wanted = f"workflow {name} {version}" if version else f"workflow {name}"
-        versions = [pair for pair in self._workflows if pair[0] == name]
-        known = ", ".join(sorted(f"{one} {which}" for one, which in versions or self._workflows))
-        return UnknownWorkflow(
-            f"{wanted} is not registered here", hint=f"Registered: {known or 'none'}"
-        )
+        return UnknownWorkflow(f"{wanted} is not registered here", hint=self.known(name))
+
+    def known(self, name: str) -> str:
+        """What somebody may have meant who asked for a workflow `name` that is not there, or not in
+        that version: its versions, or else the app's own workflows, similar names first."""
+        pairs = sorted(self._workflows, key=lambda one: (one[0], semver.Version.parse(one[1])))
+        shown = [pair for pair in pairs if pair[0] == name]
+        near: list[str] = []
+        if shown:
+            shown.reverse()
+        else:
+            shown = [pair for pair in pairs if not pair[0].startswith(OWN)]
+            near = get_close_matches(name, {one for one, _ in shown}, MOST_NEAR)
+            shown.sort(key=lambda pair: near.index(pair[0]) if pair[0] in near else MOST_NEAR)
+        more = len(shown) - MOST_SHOWN
+        listed = ", ".join(f"{one} {which}" for one, which in shown[:MOST_SHOWN]) or "none"
+        meant = f"Did you mean {' or '.join(near)}? " if near else ""
+        return f"{meant}Registered: {listed}{f' and {more} others' if more > 0 else ''}"
 
 
 def _place(function: Callable[..., Any]) -> str:
