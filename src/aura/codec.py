@@ -97,16 +97,21 @@ def unpack(data: bytes) -> bytes:
 
 
 def traced(data: bytes, context: str) -> bytes:
-    """Stored bytes together with the context of a trace (ASCII, under 256 characters)."""
-    return _TRACED + bytes([len(context)]) + context.encode("ascii") + data
+    """Stored bytes together with the context of a trace (ASCII), 255 characters to a frame."""
+    for start in reversed(range(0, len(context), 255)):
+        part = context[start : start + 255].encode("ascii")
+        data = _TRACED + bytes([len(part)]) + part + data
+    return data
 
 
 def trace_in(data: bytes) -> str | None:
     """The context of the trace that stored bytes belong to; None when they are in none, or
     encrypted."""
-    if data[:1] != _TRACED or len(data) < 2:
-        return None
-    return data[2 : 2 + data[1]].decode("ascii", "replace")
+    found = b""
+    while data[:1] == _TRACED and len(data) >= 2:
+        found += data[2 : 2 + data[1]]
+        data = data[2 + data[1] :]
+    return found.decode("ascii", "replace") or None
 
 
 def is_encrypted(data: bytes | None) -> bool:

@@ -17,7 +17,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 import aura
 from aura import Aura, Config, RunFailed, step, telemetry
-from aura.engine.traces import carried_in, current, parsed
+from aura.engine.traces import carried_in, current, parsed, process_of, stated
 from aura.errors import ConfigError
 from aura.gateway import GatewayConfig
 from aura.gateway.config import parse_gateway
@@ -27,6 +27,7 @@ from aura.telemetry.tracing import Budget
 from tests.telemetry.kit import Seen, Spans, tree
 
 INCOMING = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+STATE = "ot=th:8,congo=" + "t61rcWkgMzE" * 20
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -47,7 +48,9 @@ def story(app: Aura, tries: list[int], handled: list[Any]) -> None:
     async def ask(text: str) -> str:
         tries.append(1)
         with telemetry.model("gpt-5", provider="openai") as call:
-            call.note(request_temperature=0.5)
+            call.note(request_temperature=0.5, request_stop_sequences=["a", "b"])
+            call.note(request_choice_count=2, usage_cache_read_input_tokens=4)
+            call.note(server_address="api.openai.com", server_port=443)
             if len(tries) == 1:
                 raise ValueError("refused, password=hunter2")
             call.used(input_tokens=12, output_tokens=3)
@@ -139,6 +142,11 @@ async def check_attributes(found: list[Seen]) -> None:
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-5",
         "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.stop_sequences": ("a", "b"),
+        "gen_ai.request.choice.count": 2,
+        "gen_ai.usage.cache_read.input_tokens": 4,
+        "server.address": "api.openai.com",
+        "server.port": 443,
         "gen_ai.usage.input_tokens": 12,
         "gen_ai.usage.output_tokens": 3,
         "gen_ai.response.model": "gpt-5-mini",
@@ -389,21 +397,75 @@ def client(serving: Serving) -> httpx.AsyncClient:
 async def test_a_request_brings_its_trace(spans: Spans, traced: bool) -> None:
     app = app_of(":memory:", spans.settings() if traced else False)
     story(app, [1], [])
+    handled: list[str] = []
+
+    @app.subscribe("told", group="g")
+    async def on_told(payload: str) -> None:
+        here = current.get()
+        assert here is not None
+        handled.append(here.tracestate)
+
+    @app.workflow(version="1.0.0")
+    async def tells() -> None:
+        await aura.emit("told", "x")
+
+    headers = {"traceparent": INCOMING, "tracestate": STATE.replace(",", " ,\t")}
     async with Serving(app, None) as serving, client(serving) as http:
-        body = {"workflow": "inner", "input": {"text": "x"}, "id": "r"}
-        answer = await http.post("/api/v1/runs", json=body, headers={"traceparent": INCOMING})
+        body = {"workflow": "tells", "id": "r"}
+        answer = await http.post("/api/v1/runs", json=body, headers=headers)
         assert answer.status_code in (200, 201), answer.text
         await app.run("r").result()
         origin = (await app.run("r").record()).origin
+        assert process_of(origin) == app.results.origin
+        await until(lambda: handled, "the handler")
+        assert (await http.get("/api/v1/runs/missing", headers=headers)).status_code == 404
+        assert (await http.get("/healthz", headers=headers)).status_code == 200
     assert INCOMING[3:35] in origin
-    if traced:
-        assert tree(spans.all())[0] == "? > start inner"
-        assert {one.trace for one in spans.all()} == {INCOMING[3:35]}
-        [start] = [one for one in spans.all() if one.name == "start inner"]
-        assert start.parent == INCOMING[36:52]
-    else:
-        assert origin.endswith(INCOMING)
+    assert origin.endswith(f"/{STATE}")
+    assert handled == [STATE]  # over the journal and the event
+    if not traced:
+        assert origin.endswith(f"{INCOMING}/{STATE}")
         assert spans.all() == []
+        return
+    assert {one.trace for one in spans.all()} == {INCOMING[3:35]}
+    found = tree(one for one in spans.all() if not one.name.startswith("queue"))
+    run = "? > POST /api/v1/runs > start tells > run tells"
+    assert found == [
+        "? > GET /api/v1/runs/{run_id}",
+        "? > POST /api/v1/runs",
+        "? > POST /api/v1/runs > start tells",
+        run,
+        f"{run} > publish told",
+        f"{run} > publish told > process told",
+    ]
+    [served] = [one for one in spans.all() if one.name == "POST /api/v1/runs"]
+    assert (served.kind, served.parent, served.failed) == ("SERVER", INCOMING[36:52], False)
+    assert served.attributes == {
+        "http.request.method": "POST",
+        "http.route": "/api/v1/runs",
+        "http.response.status_code": answer.status_code,
+        "url.scheme": "http",
+    }
+    states = {one.context.trace_state.to_header() for one in spans.exporter.get_finished_spans()}
+    assert states == {STATE}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (" a=1 ,, b@c=2 x\t", "a=1,b@c=2 x"),
+        ("", ""),
+        ("A=1", ""),
+        ("a=1,b", ""),
+        ("a=1=2", ""),
+        ("a=\x7f", ""),
+        ("a=\u00e9", ""),
+        (",".join(f"k{n}=1" for n in range(33)), ""),
+        (f"a={'x' * 200},b={'x' * 200},c={'x' * 200}", ""),
+    ],
+)
+def test_what_a_tracestate_is(text: str, found: str) -> None:
+    assert stated(text) == found
 
 
 def gateway_to(url: str) -> GatewayConfig:
@@ -423,7 +485,7 @@ async def test_the_gateway_passes_the_trace_on(spans: Spans, traced: bool) -> No
 
     async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        heard.extend(line for line in head.split("\r\n") if line.lower().startswith("traceparent"))
+        heard.extend(one for one in head.split("\r\n") if one.lower().startswith("trace"))
         writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         await writer.drain()
         writer.close()
@@ -433,18 +495,25 @@ async def test_the_gateway_passes_the_trace_on(spans: Spans, traced: bool) -> No
     app = app_of(":memory:", spans.settings() if traced else False)
     story(app, [1], [])
     async with server, Serving(app, gateway_to(url)) as serving, client(serving) as http:
-        assert (await http.get("/x", headers={"traceparent": INCOMING})).status_code == 503
-        answer = await http.post("/w", json={"text": "x"}, headers={"traceparent": INCOMING})
+        headers = {"traceparent": INCOMING, "tracestate": STATE}
+        assert (await http.get("/x", headers=headers)).status_code == 503
+        answer = await http.post("/w", json={"text": "x"}, headers=headers)
         run = await app.run(answer.headers["x-aura-run"]).record()
-    [line] = heard
+    line, state = sorted(heard)
     assert INCOMING[3:35] in line
+    assert state.lower() == f"tracestate: {STATE}".lower()
     assert INCOMING[3:35] in run.origin
     if traced:
         [call] = [one for one in spans.all() if one.name == "call service"]
-        assert (call.kind, call.parent) == ("CLIENT", INCOMING[36:52])
-        assert call.attributes["http.response.status_code"] == 503
+        [served] = [one for one in spans.all() if one.name == "GET /*"]
+        assert (served.kind, served.parent) == ("SERVER", INCOMING[36:52])
+        assert (call.kind, call.parent) == ("CLIENT", served.id)
+        for one in (served, call):
+            assert one.attributes["http.response.status_code"] == 503
+            assert (one.failed, one.attributes["error.type"]) == (True, "503")
         assert call.id in line
-        assert "? > start inner > run inner" in tree(spans.all())
+        whole = "? > POST /w > start inner > run inner"
+        assert whole in tree(spans.all())
     else:
         assert line.lower() == f"traceparent: {INCOMING}"
 

@@ -12,8 +12,8 @@ from aura.store.base import RunRecord
 class Invocation(NamedTuple):
     """What is being called. `name` is the workflow's or the step's; `key` the journal key of a step
     ("" for a run); `attempt` counts the tries of a step, or how often a run was taken up, from 1.
-    Of a run there is also the `trace` that it was started in (a W3C traceparent) and its
-    `execution`, counted from 1.
+    Of a run there is also the `trace` that it was started in (a W3C traceparent, and a tracestate
+    behind a slash if there is one) and its `execution`, counted from 1.
     """
 
     kind: Literal["run", "step"]

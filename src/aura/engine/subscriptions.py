@@ -18,6 +18,7 @@ from aura.engine.calls import is_being_cancelled
 from aura.engine.definition import Registry, Resolver, Workflow
 from aura.engine.events import Handling, check_topic, handling
 from aura.engine.retry import Retry
+from aura.engine.traces import going_on
 from aura.engine.watch import Watch, doing
 from aura.errors import InvalidInput, RegistrationError
 from aura.store.base import Writer
@@ -138,7 +139,8 @@ class Handler:
         What it emits is durable when this returns.
         """
         topic, group = self._subscription.topic, self._subscription.group
-        with doing(self._around.watch, "handle", topic, trace_in(event.payload), group=group):
+        trace = trace_in(event.payload)
+        with going_on(trace), doing(self._around.watch, "handle", topic, trace, group=group):
             await self._handle(event, attempt, key, version)
 
     async def _handle(self, event: Stored, attempt: int, key: str, version: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, cast
 from aura.engine.traces import carrying, current
 from aura.store.base import Entry, RunRecord, Started, StartRun
 
-Doing = Literal["start", "emit", "handle", "call"]
+Doing = Literal["start", "emit", "handle", "call", "serve"]
 
 
 class Watch(Protocol):
@@ -30,7 +30,8 @@ class Watch(Protocol):
         self, what: Doing, name: str, trace: str | None, more: dict[str, str]
     ) -> AbstractContextManager[object]:
         """What goes on outside of runs: a run of that workflow is started, an event of that topic
-        is emitted or handled, a target is called. `trace` is the context that it came with."""
+        is emitted or handled, a target is called, a request of that route is served. `trace` is
+        the context that it came with."""
 
 
 class Watches:

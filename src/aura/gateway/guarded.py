@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aura.clock import Clock
-from aura.engine.traces import current
+from aura.engine.traces import Trace, current
 from aura.engine.watch import Watch, doing
 from aura.errors import BreakerOpen, RequestRefused, TargetFailed
 from aura.gateway.headers import value
@@ -80,18 +80,22 @@ class TracedTarget:
             here = current.get()
             if here is None:
                 return await self.inner.call(request)
-            answer = await self.inner.call(_in_trace(request, here.traceparent.encode()))
-            here.note("http.response.status_code", answer.status)
+            answer = await self.inner.call(_in_trace(request, here))
+            here.answered(answer.status)
             return answer
 
     async def close(self) -> None:
         await self.inner.close()
 
 
-def _in_trace(request: Request, context: bytes) -> Request:
-    """The request with the context of this call. One that has been changed on the way has a
-    `tracestate` that belongs to another span; it still belongs to the trace, and stays."""
+def _in_trace(request: Request, here: Trace) -> Request:
+    """The request with the context of this call."""
+    context, state = here.traceparent.encode(), here.tracestate.encode()
     if value(request.headers, b"traceparent") == context:
         return request
-    others = [pair for pair in request.headers if pair[0] != b"traceparent"]
-    return replace(request, headers=(*others, (b"traceparent", context)))
+    ours = (b"traceparent", b"tracestate")
+    headers = [pair for pair in request.headers if pair[0] not in ours]
+    headers.append((b"traceparent", context))
+    if state:
+        headers.append((b"tracestate", state))
+    return replace(request, headers=tuple(headers))

@@ -36,6 +36,7 @@ from aura.server.limits import Guesses, Rates
 from aura.server.operations import no_run, storable
 from aura.server.problems import HEADERS, Refused, answer, problem_of
 from aura.server.tokens import Keeper, Role, Token, ranks, read
+from aura.server.traced import routed
 
 T = TypeVar("T")
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -220,6 +221,7 @@ class GuardedRoute(APIRoute):
         go_on = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            routed(request.scope, self.path_format)
             caller = caller_of(request)
             app: Aura = request.app.state.aura
             asked = f"{request.method} {request.url.path[:200]}"

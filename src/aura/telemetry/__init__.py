@@ -13,7 +13,7 @@ variables when the SDK is installed (the extra `otel`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,9 +89,10 @@ class ModelCall(Protocol):
     ) -> None:
         """Which model answered, under which id, and why it stopped."""
 
-    def note(self, **attributes: str | int | float | bool) -> None:
+    def note(self, **attributes: str | float | bool | Sequence[str]) -> None:
         """Other attributes of the conventions: `note(request_temperature=0.2)` is
-        `gen_ai.request.temperature`."""
+        `gen_ai.request.temperature`, `usage_cache_read_input_tokens` is
+        `gen_ai.usage.cache_read.input_tokens`, and `server_address` is `server.address`."""
 
 
 class _Untraced:
@@ -103,7 +104,7 @@ class _Untraced:
     ) -> None:
         pass
 
-    def note(self, **attributes: str | int | float | bool) -> None:
+    def note(self, **attributes: str | float | bool | Sequence[str]) -> None:
         pass
 
 

@@ -3,7 +3,9 @@
 The fields come from where the code runs when it logs, so a `logging` call in a step, in a thread of
 one, or in a library that a step uses, has them too:
 
-    run, workflow, version, lane or step, key, attempt, trace_id, span_id
+    run, workflow, version, lane or step, key, attempt, trace_id, span_id, trace_flags
+
+The last three are named as OpenTelemetry wants them in logs that are not its own.
 
 What a workflow logs again while it is replayed is left out: it was said when it was live. (What
 came after its last entry may be said twice: whether it was, nobody knows.) Values in
@@ -57,7 +59,8 @@ def context_here() -> dict[str, Any]:
         found["lane"] = at.id
     trace = current.get()
     if trace is not None:
-        _, found["trace_id"], found["span_id"], _ = trace.traceparent.split("-")
+        parts = trace.traceparent.split("-")
+        _, found["trace_id"], found["span_id"], found["trace_flags"] = parts
     return found
 
 

@@ -25,7 +25,7 @@ import hashlib
 import random
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -42,11 +42,20 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     Tracer,
+    TraceState,
 )
 
 from aura.clock import Clock
 from aura.engine.middleware import Invocation, Proceed
-from aura.engine.traces import LENGTH, NO_PARENT, Carried, current, trace_of
+from aura.engine.traces import (
+    LENGTH,
+    NO_PARENT,
+    Carried,
+    context_of,
+    current,
+    is_recorded,
+    trace_of,
+)
 from aura.engine.watch import Doing
 from aura.masking import current_mask
 from aura.store.base import Entry, RunRecord
@@ -61,9 +70,20 @@ _KINDS = {
     "emit": SpanKind.PRODUCER,
     "handle": SpanKind.CONSUMER,
     "call": SpanKind.CLIENT,
+    "serve": SpanKind.SERVER,
 }
 _NAMES = {"start": "start", "emit": "publish", "handle": "process", "call": "call"}
 _MESSAGING = {"emit": "send", "handle": "process"}
+_DOTTED = {
+    one.replace(".", "_"): one
+    for one in (
+        *("request.choice.count", "usage.cache_read.input_tokens", "data_source.id"),
+        *("usage.cache_creation.input_tokens", "usage.reasoning.output_tokens"),
+        *("embeddings.dimension.count", "tool.call.id", "openai.request.service_tier"),
+        *("openai.response.service_tier", "openai.response.system_fingerprint"),
+    )
+}
+"""Attributes of models with more than one dot, or one that is not behind their first word."""
 _LONGEST = 200  # characters of what an error says
 _WAITED = 0.001  # seconds in a queue that are worth a span
 _MOST_UNSAMPLED = 100_000
@@ -104,40 +124,64 @@ class Here:
     """Where in a trace code runs; see `aura.engine.traces.Trace`. `context` is OpenTelemetry's,
     with the span that new ones belong to."""
 
-    __slots__ = ("_text", "_tracing", "context", "publisher", "sampled", "span")
+    __slots__ = ("_text", "_tracing", "context", "publisher", "sampled", "server", "span")
 
-    def __init__(self, tracing: Tracing, span: Span, *, publisher: bool = False) -> None:
+    def __init__(
+        self, tracing: Tracing, span: Span, *, publisher: bool = False, server: bool = False
+    ) -> None:
         self._tracing = tracing
         self.span = span
         self.context: Context = api.set_span_in_context(span)
         self.sampled = span.get_span_context().trace_flags.sampled
         self.publisher = publisher
+        self.server = server
         self._text = ""
 
     @property
     def traceparent(self) -> str:
         """The context for what begins here: inside a span of the user's own, that one's."""
+        found = self._innermost()
+        if found is not self.span.get_span_context():
+            return _text(found)
+        self._text = self._text or _text(found)
+        return self._text
+
+    @property
+    def tracestate(self) -> str:
+        state = self._innermost().trace_state
+        return state.to_header() if state else ""
+
+    def _innermost(self) -> SpanContext:
         inner = api.get_current_span().get_span_context()
         own = self.span.get_span_context()
         if inner.is_valid and inner.trace_id == own.trace_id and inner.span_id != own.span_id:
-            return _text(inner)
-        self._text = self._text or _text(own)
-        return self._text
+            return inner
+        return own
 
     def publishing(self, topic: str, event_id: str) -> str:
         """A span for an event that is emitted here; its context."""
         if self.publisher or not self.sampled:
-            return self.traceparent
+            return context_of(self)
         span = self._tracing.inner(
             f"publish {topic}", self, SpanKind.PRODUCER,
             {**_message("emit", topic), "messaging.message.id": event_id},
         )  # fmt: skip
         span.end()
-        return _text(span.get_span_context())
+        made = span.get_span_context()
+        return f"{_text(made)}/{made.trace_state.to_header()}" if made.trace_state else _text(made)
 
-    def note(self, name: str, value: str | int) -> None:
-        """An attribute of the span."""
-        self.span.set_attribute(name, value)
+    def routed(self, name: str, route: str) -> None:
+        """See `aura.engine.traces.Trace`."""
+        if self.server:
+            self.span.update_name(name)
+            self.span.set_attribute("http.route", route)
+
+    def answered(self, status: int) -> None:
+        """See there. By the conventions a client's error is not one of the server's."""
+        self.span.set_attribute("http.response.status_code", status)
+        if status >= (500 if self.server else 400):
+            self.span.set_attribute("error.type", str(status))
+            self.span.set_status(Status(StatusCode.ERROR))
 
     def model(
         self, name: str, provider: str | None, operation: str
@@ -162,11 +206,14 @@ class _ModelSpan:
         if finish is not None:
             self._span.set_attribute("gen_ai.response.finish_reasons", [finish])
 
-    def note(self, **attributes: str | int | float | bool) -> None:
+    def note(self, **attributes: str | float | bool | Sequence[str]) -> None:
         for name, value in attributes.items():
-            self._set(name.replace("_", ".", 1), value)
+            if name.startswith("server_"):
+                self._span.set_attribute(name.replace("_", ".", 1), value)
+            else:
+                self._set(_DOTTED.get(name) or name.replace("_", ".", 1), value)
 
-    def _set(self, name: str, value: str | int | float | bool | None) -> None:
+    def _set(self, name: str, value: str | float | bool | Sequence[str] | None) -> None:
         if value is not None:
             self._span.set_attribute(f"gen_ai.{name}", value)
 
@@ -226,7 +273,7 @@ class Tracing:
         trace = trace_of(run)
         if trace[36:52] == NO_PARENT:
             return self._begins(run.id)
-        return trace.endswith("1")
+        return is_recorded(trace)
 
     def __call__(self, what: Invocation, proceed: Proceed) -> Awaitable[Any]:
         """The middleware."""
@@ -306,7 +353,7 @@ class Tracing:
         if run.state not in _ENDS or run.workflow.startswith(_OURS):
             return
         trace = trace_of(run)
-        if not trace.endswith("1"):
+        if not is_recorded(trace):
             return
         own = self._context_of(trace, run.id, run.execution)
         self._unsampled.discard(run.id)
@@ -340,10 +387,12 @@ class Tracing:
         if what == "start" and name.startswith(_OURS):
             return nullcontext()
         carried = current.get()
-        text = trace or (None if carried is None else carried.traceparent)
+        text = trace or (None if carried is None else context_of(carried))
         if api.get_current_span().get_span_context().is_valid:
+            if what == "serve":  # a span of somebody who instruments the server
+                return nullcontext()
             return self._doing(what, name, contexts.get_current(), more)
-        if text is not None and text.endswith("1"):
+        if text is not None and is_recorded(text):
             return self._doing(what, name, _above(text), more)
         if text is None and self.budget.allows(self._clock.monotonic()):
             return self._doing(what, name, Context(), more)
@@ -354,13 +403,18 @@ class Tracing:
         self, what: Doing, name: str, context: Context, more: dict[str, str]
     ) -> Iterator[None]:
         said = _message(what, name) if what in _MESSAGING else {f"aura.{what}": name}
+        if what == "serve":
+            said = {"url.scheme": more.pop("scheme")}
+            if "route" in more:
+                said["http.route"] = more.pop("route")
         if "group" in more:
             said["messaging.consumer.group.name"] = more.pop("group")
         if "method" in more:
             said["http.request.method"] = more.pop("method")
         said |= {f"aura.{key}": value for key, value in more.items()}
-        span = self.span(f"{_NAMES[what]} {name}", context, _KINDS[what], said)
-        here = Here(self, span, publisher=what == "emit")
+        shown = name if what == "serve" else f"{_NAMES[what]} {name}"
+        span = self.span(shown, context, _KINDS[what], said)
+        here = Here(self, span, publisher=what == "emit", server=what == "serve")
         token, attached = current.set(here), contexts.attach(here.context)
         try:
             yield
@@ -374,7 +428,7 @@ class Tracing:
 
     def _context_of(self, trace: str, run_id: str, execution: int) -> SpanContext:
         """The context of the run's own span."""
-        trace_id, parent, sampled = trace[3:35], trace[36:52], trace.endswith("1")
+        trace_id, parent, sampled = trace[3:35], trace[36:52], is_recorded(trace)
         if parent == NO_PARENT and sampled:
             sampled = run_id not in self._unsampled
         if self._made[1] is None and parent != NO_PARENT:
@@ -382,7 +436,9 @@ class Tracing:
         else:
             mark = f"{run_id}\0{execution}\0{trace[:52]}".encode(errors="surrogatepass")
             span_id = int.from_bytes(hashlib.blake2b(mark, digest_size=8).digest()) or 1
-        return SpanContext(int(trace_id, 16), span_id, False, TraceFlags(int(sampled)))
+        return SpanContext(
+            int(trace_id, 16), span_id, False, TraceFlags(int(sampled)), _state(trace)
+        )
 
     def _begins(self, run_id: str) -> bool:
         """Whether the trace of a run that nobody started in one is recorded here."""
@@ -428,12 +484,16 @@ def _make(pending: weakref.ref[Pending]) -> None:
 
 def _above(trace: str) -> Context:
     """The context of a carried trace; an empty one when it has no parent."""
-    if trace[36:52] == NO_PARENT or len(trace) != LENGTH:
+    if trace[36:52] == NO_PARENT or len(trace) < LENGTH:
         return Context()
-    found = SpanContext(
-        int(trace[3:35], 16), int(trace[36:52], 16), True, TraceFlags(int(trace[53:], 16))
-    )
+    flags = TraceFlags(int(is_recorded(trace)))
+    found = SpanContext(int(trace[3:35], 16), int(trace[36:52], 16), True, flags, _state(trace))
     return api.set_span_in_context(NonRecordingSpan(found), Context())
+
+
+def _state(trace: str) -> TraceState | None:
+    """The tracestate of a carried trace."""
+    return TraceState.from_header([trace[LENGTH + 1 :]]) if len(trace) > LENGTH else None
 
 
 def _text(found: SpanContext) -> str:
