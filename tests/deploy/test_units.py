@@ -126,6 +126,9 @@ def test_the_image_is_small_and_runs_as_nobody() -> None:
     assert json.loads(words["ENTRYPOINT"]) == ["aura"]  # signals reach it: there is no shell
     assert "/readyz" in words["HEALTHCHECK"]
     assert [word for word, _ in last].index("USER") > [word for word, _ in last].index("RUN")
+    owned = [one.split()[-1] for one in re.findall(r"install ([^&]*)", words["RUN"])
+             if "--owner" in one]  # fmt: skip
+    assert owned == [words["VOLUME"]]  # the app's own code is not the process' to write
 
 
 def test_what_is_copied_is_there_and_is_not_ignored() -> None:
