@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,34 @@ from aura.delivery.plan import Pair, Plan
 from aura.delivery.status import RolloutStatus, Seen
 from aura.delivery.turn import Leg
 from aura.errors import CodecError
-from aura.store.base import FeedItem
+from aura.store.base import FeedItem, Store
 
 log = logging.getLogger("aura.delivery")
+
+PAGE = 1_000  # items of a feed that are folded at a time
+
+
+def left_after(items: Sequence[FeedItem]) -> float:
+    """Since when there may be more behind a page of a feed, in epoch seconds of the database;
+    infinite when that was all."""
+    return items[-1].at if len(items) == PAGE else math.inf
+
+
+class Backlog:
+    """How far one look reads: as far as the feeds went when it began. Observations may come faster
+    than a busy process folds them, and that must not put off a decision for ever."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._began: float | None = None
+
+    async def remains(self, left: float) -> bool:
+        """Whether there is more to fold before the decision; `left` as in `left_after`."""
+        if left == math.inf:
+            return False
+        if self._began is None:
+            self._began = await self._store.moment()
+        return left <= self._began
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ from aura.delivery.approval import SIGNAL, Said, read_said
 from aura.delivery.curves import Pen
 from aura.delivery.decide import Continue, RolloutState, layout
 from aura.delivery.hashed import hashing_for
-from aura.delivery.live import Live, Track, live_of
+from aura.delivery.live import PAGE, Backlog, Live, Track, left_after, live_of
 from aura.delivery.plan import Pair, Plan
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import (
@@ -348,23 +348,26 @@ class Engine:
             live = self._live[run] = live_of(plan, leg)
         return live
 
-    async def _fold(self, live: Live) -> bool:
-        """Take in the next observations of all splits; False when there are none."""
-        found = [await self._fold_track(track) for track in live.tracks]
-        return any(found)
+    async def _fold(self, live: Live) -> float:
+        """Take in the next observations of all splits; what is left as in `left_after`."""
+        return min([await self._fold_track(track) for track in live.tracks])
 
-    async def _fold_track(self, track: Track) -> bool:
+    async def _fold_track(self, track: Track) -> float:
         after = track.position
-        items = await self.store.feed(f"observations/{track.pair.split}", after)
+        items = await self.store.feed(f"observations/{track.pair.split}", after, PAGE)
         if track.position == after:  # nobody else has folded these meanwhile
             track.take(items)
-        return bool(items)
+        return left_after(items)
 
     async def _look(self, plan: Plan, run: str, leg: Leg, live: Live) -> Turn | None:
         """One look at what is new: the turn to take, or None."""
+        backlog = Backlog(self.store)
         given = await self._next_order(run, leg.orders)
-        while given.order != "rollback" and await self._fold(live):
+        while given.order != "rollback":
+            left = await self._fold(live)
             given = await self._next_order(run, leg.orders)  # there may be much to catch up with
+            if not await backlog.remains(left):
+                break
         now = self.clock.now()
         evidence = evidence_of(plan, leg.state, live.tallies())
         if judged_by_a_person(plan, leg.state, given.order):
@@ -419,7 +422,8 @@ class Engine:
         """Write the turn into the published history, once."""
         state = leg.after(turn)
         live = self._live_of(plan, run, leg)
-        while await self._fold(live):
+        backlog = Backlog(self.store)
+        while await backlog.remains(await self._fold(live)):
             pass
         seen = live.seen(epochs)
         if leg.renews(turn):

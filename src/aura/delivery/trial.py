@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from aura.delivery.enrolment import Enrolment
 from aura.delivery.experiment import Experiment
 from aura.delivery.experiment_status import ExperimentStatus, evidence_of, weights_of
 from aura.delivery.hashed import hashing_for
+from aura.delivery.live import PAGE, Backlog, left_after
 from aura.delivery.observation import Observation
 from aura.delivery.pre_period import read_before
 from aura.delivery.reward import Reward
@@ -343,13 +345,13 @@ class Trials:
         live.analysis.last = leg.epoch
         return live
 
-    async def _fold(self, experiment: Experiment, live: _Live) -> bool:
-        """Take in the next items of both feeds; False when there are none."""
+    async def _fold(self, experiment: Experiment, live: _Live) -> float:
+        """Take in the next items of both feeds; what is left as in `left_after`."""
         analysis, seen = live.analysis, (live.observations, live.rewards)
-        observations = await self.store.feed(f"observations/{experiment.split}", seen[0])
-        rewards = await self.store.feed(f"rewards/{experiment.split}", seen[1])
+        observations = await self.store.feed(f"observations/{experiment.split}", seen[0], PAGE)
+        rewards = await self.store.feed(f"rewards/{experiment.split}", seen[1], PAGE)
         if (live.observations, live.rewards) != seen:
-            return True  # somebody else has folded these meanwhile
+            return -math.inf  # somebody else has folded these meanwhile
         for item in observations:
             live.observations = item.seq
             try:
@@ -364,14 +366,18 @@ class Trials:
             except CodecError as error:
                 analysis.refuse()
                 log.warning("reward %d of %s: %s", item.seq, experiment.split, error)
-        return bool(observations or rewards)
+        return min(left_after(observations), left_after(rewards))
 
     async def _look(self, experiment: Experiment, run: str, leg: Leg, live: _Live) -> Turn | None:
         """One look at what is new: the turn to take, or None."""
         now = await self.store.moment()
+        backlog = Backlog(self.store)
         given = await self._next_order(run, leg.orders)
-        while given.order != "stop" and await self._fold(experiment, live):
+        while given.order != "stop":
+            left = await self._fold(experiment, live)
             given = await self._next_order(run, leg.orders)  # there may be much to catch up with
+            if not await backlog.remains(left):
+                break
             await asyncio.sleep(0)
         live.analysis.settle(now - _LAG)
         findings = live.analysis.findings()
@@ -436,7 +442,8 @@ class Trials:
         state = after(leg.state, turn.decision(), epoch)
         live.analysis.last = leg.epoch if state.ended else epoch
         live.analysis.dropped = dict(state.dropped)
-        while await self._fold(experiment, live):
+        backlog = Backlog(self.store)
+        while await backlog.remains(await self._fold(experiment, live)):
             pass
         live.analysis.settle(turn.at - _LAG)
         findings = live.analysis.findings()
