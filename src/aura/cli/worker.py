@@ -89,12 +89,17 @@ def _watched(apps: list[Aura]) -> Metrics:
 
 
 async def _work(apps: list[Aura], apart: socket.socket | None, as_json: bool) -> None:
-    metrics = _watched(apps) if apart is not None else None
+    from aura.server.meters import offered
+
+    metrics = _watched(apps) if apart is not None or apps[0].traced else None
     with process.stoppable() as stop:
         async with AsyncExitStack() as stack:
             for app in apps:
                 await stack.enter_async_context(opened(app, worker=True))
                 log.info("worker started: %s", described(app))
+            meters = None if metrics is None else offered(metrics)
+            if meters is not None:
+                stack.callback(meters.close)
             said = await stack.enter_async_context(serve_metrics(metrics, apart))
             if as_json:
                 names = [app.name for app in apps]

@@ -72,6 +72,11 @@ class Events:
         every = [one for one in (self._counts, self._traces) if one is not None]
         self._told = Watches(every) if len(every) > 1 else every[0] if every else None
 
+    @property
+    def traced(self) -> bool:
+        """Whether spans are made of what runs do."""
+        return self._traces is not None
+
     def _traced_by(self, traces: Traces | None) -> list[Middleware]:
         """The middleware that makes spans of runs and steps, if there is something that does."""
         self._traces = traces

@@ -115,6 +115,20 @@ def is_recorded(context: str) -> bool:
     return context[LENGTH - 1 : LENGTH] == "1"
 
 
+def recorded_here() -> str | None:
+    """The `traceparent` of the code that runs now; None when nobody records it."""
+    here = current.get()
+    text = None if here is None else here.traceparent
+    return text if text and is_recorded(text) else None
+
+
+def recorded_in(run: RunRecord) -> str | None:
+    """The `traceparent` that a run was started in; None for one whose trace began with it, or that
+    nobody records."""
+    found = _CARRIED.search(run.origin)
+    return found[1][:LENGTH] if found is not None and is_recorded(found[1]) else None
+
+
 @contextmanager
 def carried_in(text: str | None, state: str = "") -> Iterator[None]:
     """What goes on inside belongs to the trace that a request came with, if it came with one: its

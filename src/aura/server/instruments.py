@@ -20,6 +20,7 @@ from typing import Literal
 
 from prometheus_client.core import (
     CounterMetricFamily,
+    Exemplar,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
@@ -106,11 +107,13 @@ class Counts:
 
 
 class _Line:
-    __slots__ = ("counts", "total")
+    __slots__ = ("counts", "examples", "key", "total")
 
-    def __init__(self, buckets: int) -> None:
+    def __init__(self, key: Key, buckets: int) -> None:
+        self.key = key
         self.counts = [0] * (buckets + 1)
         self.total = 0.0
+        self.examples: dict[int, Exemplar] = {}
 
 
 class Durations:
@@ -121,14 +124,28 @@ class Durations:
         self._limits = bounds
         self._bounds = Bounds(spec, most)
         self._lines: dict[Key, _Line] = {}
+        self.also: Callable[[Key, float], None] | None = None
+        """Who is told each of them as well, with the labels of its line."""
 
-    def add(self, key: Key, seconds: float) -> None:
-        """One more; clocks that were set back give 0 seconds."""
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """The upper bounds of the buckets."""
+        return self._limits
+
+    def add(self, key: Key, seconds: float, trace: str | None = None) -> None:
+        """One more; clocks that were set back give 0 seconds. `trace` is the recorded traceparent
+        that it belongs to: the last one of each bucket is shown as its exemplar."""
         line = self._lines.get(key) or self._line(key)
         if seconds < 0.0:
             seconds = 0.0
-        line.counts[bisect_left(self._limits, seconds)] += 1
+        bucket = bisect_left(self._limits, seconds)
+        line.counts[bucket] += 1
         line.total += seconds
+        if trace is not None:
+            ids = {"trace_id": trace[3:35], "span_id": trace[36:52]}
+            line.examples[bucket] = Exemplar(ids, seconds)
+        if self.also is not None:
+            self.also(line.key, seconds)
 
     def totals(self, keep: Callable[[Key], bool]) -> list[tuple[float, int]]:
         """For each bucket its upper bound and how many there were, of the lines to keep."""
@@ -137,7 +154,8 @@ class Durations:
         return list(zip((*self._limits, math.inf), counts, strict=True))
 
     def _line(self, key: Key) -> _Line:
-        return self._lines.setdefault(self._bounds.line(key), _Line(len(self._limits)))
+        bounded = self._bounds.line(key)
+        return self._lines.setdefault(bounded, _Line(bounded, len(self._limits)))
 
     def family(self) -> Metric:
         """As it stands now."""
@@ -145,8 +163,13 @@ class Durations:
         assert isinstance(family, HistogramMetricFamily)  # noqa: S101  (its kind says so)
         names = [*map(floatToGoString, self._limits), "+Inf"]
         for key, line in dict(self._lines).items():
-            sums = accumulate(line.counts)
-            family.add_metric(key, [*zip(names, sums, strict=True)], line.total)
+            shown: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for place, (name, so_far) in enumerate(
+                zip(names, accumulate(line.counts), strict=True)
+            ):
+                example = line.examples.get(place)
+                shown.append((name, so_far) if example is None else (name, so_far, example))
+            family.add_metric(key, shown, line.total)
         return family
 
 

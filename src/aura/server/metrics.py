@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from aura.app import Aura
 from aura.codec import plain
 from aura.delivery.observation import Observation
+from aura.engine.traces import recorded_here, recorded_in
 from aura.errors import CodecError
 from aura.gateway import Gateway
 from aura.gateway.guarded import GuardedTarget
@@ -168,7 +169,8 @@ class Metrics(Collector):
         if kind == "step" or kind == "attempt":
             name = self._names.get(key) or self._name(key)
             outcome = "ok" if entry.error is None else "failed" if kind == "step" else "retried"
-            self.steps.add((workflow, name, outcome), entry.recorded_at - entry.started_at)
+            seconds = entry.recorded_at - entry.started_at
+            self.steps.add((workflow, name, outcome), seconds, recorded_here())
             if kind == "step" and name.startswith("~"):
                 self.compensations.add(workflow, outcome)
         elif kind == "signal" and entry.input is not None and entry.output is not None:
@@ -183,7 +185,8 @@ class Metrics(Collector):
     def _received(self, entry: Entry) -> None:
         try:
             head = plain(entry.input)
-            self.signals.add((str(head["priority"]),), entry.recorded_at - head["sent_at"])
+            seconds = entry.recorded_at - head["sent_at"]
+            self.signals.add((str(head["priority"]),), seconds, recorded_here())
         except (CodecError, KeyError, TypeError):
             return  # the journal is right for the run; it only is not counted
 
@@ -191,11 +194,11 @@ class Metrics(Collector):
         """A run has left this process."""
         if run.state in ENDS:
             took = self.apps[0].time.now() - run.created_at
-            self.workflows.add((run.workflow, run.state), took)
+            self.workflows.add((run.workflow, run.state), took, recorded_in(run))
 
     def emitted(self, topic: str, seconds: float) -> None:
         """An event is durable."""
-        self.publishing.add((topic,), seconds)
+        self.publishing.add((topic,), seconds, recorded_here())
 
     def doing(self, *_: str | dict[str, str] | None) -> AbstractContextManager[object]:
         """Counted when it is over, by those who do it."""
@@ -209,7 +212,7 @@ class Metrics(Collector):
             return
         self.requests.add(one.split, one.arm, outcome_of(one))
         if one.error != "client-gone":
-            self.latencies.add((one.split, one.arm), one.latency)
+            self.latencies.add((one.split, one.arm), one.latency, recorded_here())
         if not one.user_ok:
             self.user_failures.add(one.split, one.arm)
 
@@ -229,15 +232,20 @@ class Metrics(Collector):
         """Nothing: the names are known only with their values, and do not clash."""
         return ()
 
+    @property
+    def durations(self) -> tuple[Durations, ...]:
+        """The histograms."""
+        return self.workflows, self.steps, self.signals, self.publishing, self.latencies
+
     def collect(self) -> Iterator[Metric]:
         """Everything as it stands now; the store as it was read last."""
-        yield from (
-            one.family()
-            for one in (
-                *(self.workflows, self.steps, self.signals, self.compensations, self.publishing),
-                *(self.requests, self.latencies, self.user_failures, self.mismatches),
-            )
-        )
+        yield from (one.family() for one in self.durations)
+        yield from self.others()
+
+    def others(self) -> Iterator[Metric]:
+        """The counters and gauges."""
+        counted = (self.compensations, self.requests, self.user_failures, self.mismatches)
+        yield from (one.family() for one in counted)
         yield from self._written()
         yield from self._gateway()
         yield from self.store.families()
