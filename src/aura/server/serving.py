@@ -25,23 +25,24 @@ from fastapi import FastAPI
 from aura.app import Aura
 from aura.delivery.observation import Observation
 from aura.delivery.split import Split
-from aura.engine.traces import carried_in
 from aura.errors import ConfigError, UnknownWorkflow
 from aura.gateway import Gateway, GatewayConfig, SplitHolder, build_holders, build_targets
 from aura.gateway.adapters import CopyOf, Effects
 from aura.gateway.build import breakers
 from aura.gateway.client import Receive, Scope, Send
-from aura.gateway.config import HttpSpec
+from aura.gateway.config import HttpSpec, Route
 from aura.gateway.routes import Routes
 from aura.server import ui
-from aura.server.access import Door, GuardedRoute, header_of
+from aura.server.access import Door, GuardedRoute
 from aura.server.api import API, HEALTH, build_api
 from aura.server.changes import close_changes
 from aura.server.gateways import about_gateway
+from aura.server.meters import Meters, offered
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
 from aura.server.patience import patient
 from aura.server.runs_api import READS
+from aura.server.traced import served
 from aura.store.base import RunFilter
 
 log = logging.getLogger("aura.server")
@@ -139,6 +140,7 @@ class Serving:
         self._ends: list[Callable[[], None]] = []
         self._witness: Callable[[], Awaitable[None]] | None = None
         self._open = False
+        self._meters: Meters | None = None
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -168,6 +170,7 @@ class Serving:
         self.app.watch = self.metrics
         await self.app.open(worker=self._worker)
         self._open = True
+        self._meters = offered(self.metrics)
         try:
             if self.pages is not None:
                 await self.pages.open()
@@ -198,6 +201,8 @@ class Serving:
         for end in self._ends:
             end()
         self._ends.clear()
+        if self._meters is not None:
+            self._meters.close()
         try:
             await close_changes(self.app)
             if self.pages is not None:
@@ -216,8 +221,18 @@ class Serving:
             await self._lifespan(receive, send)
             return
         send = patient(send) if scope["type"] == "http" else send
-        with carried_in(header_of(scope, b"traceparent")):
+        with served(self.app.watch, scope, send, self._route_of(scope)) as send:
             await self._answer(scope, receive, send)
+
+    def _route_of(self, scope: Scope) -> str | None:
+        """As a trace shows it: "" when the API knows, None for pages, health and metrics."""
+        if scope["type"] != "http":
+            return None
+        if self.gateway is not None and self._is_routed(scope):
+            route = self._routes.match(scope["path"], scope["method"])
+            return route.path if isinstance(route, Route) else None
+        path = scope["path"]
+        return "" if path.startswith(API + "/") and path != f"{API}/metrics" else None
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.gateway is not None and self._is_routed(scope):
