@@ -62,12 +62,14 @@ def move_on(app: Aura, seconds: float) -> None:
 
 async def test_a_better_arm_is_promoted_and_an_equal_one_is_not(database: str) -> None:
     async with app_on(database) as app:
-        begun = await app.experiments.start(EXPERIMENT)
+        begun = await app.experiments.start(EXPERIMENT, by="ada")
+        assert (begun.by, begun.history[0].by) == ("ada", "ada")
         assert (begun.state, begun.opened, begun.run) == ("running", 1, "experiment-copy-1")
         await visit(app, 900, {"b": 0.3})
         status = await ended(app)
         assert (status.state, status.winner) == ("won", "b")
         assert story(status) == ["start", "won"]
+        assert (status.by, status.history[0].by, status.history[-1].by) == ("ada", "ada", "")
         assert status.weights == {"a": 0.0, "b": 1.0}
         primary = status.comparisons[0]
         assert primary.verdict == "better"

@@ -42,6 +42,7 @@ Named = Annotated[
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="The experiment (YAML).", show_default=False)
 ]
+By = Annotated[str, typer.Option(help="Who says so. Default: this system's user.")]
 
 
 @experiment.command()
@@ -81,7 +82,7 @@ def plan(
 
 
 @experiment.command()
-def start(file: File, database: Database = None, as_json: Json = False) -> None:
+def start(file: File, by: By = "", database: Database = None, as_json: Json = False) -> None:
     """Begin an experiment; workers watch it until it has ended.
 
     \b
@@ -90,12 +91,14 @@ def start(file: File, database: Database = None, as_json: Json = False) -> None:
     """
     wanted = load_experiment(file)
 
+    who = by or process.user()
+
     async def begin(app: Aura) -> tuple[Forecast, ExperimentStatus]:
         async with opened(app):
             found = await forecast_of(app, wanted)
             if not found.driven:
                 note(f"No live worker is there to watch the experiment. {NOBODY}")
-            return found.forecast, await start_experiment(app, wanted)
+            return found.forecast, await start_experiment(app, wanted, by=who)
 
     found, status = process.run(begin(bare_app(database)))
     if as_json:
@@ -164,7 +167,7 @@ def stop(
         str, typer.Option(metavar="ARM", help="End it with this arm as the winner.")
     ] = "",
     reason: Annotated[str, typer.Option(help="Why; it is kept in the history.")] = "",
-    by: Annotated[str, typer.Option(help="Who says so. Default: this system's user.")] = "",
+    by: By = "",
     database: Database = None,
     as_json: Json = False,
 ) -> None:

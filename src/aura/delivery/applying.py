@@ -92,7 +92,7 @@ class Applier:
             run = (await self.rollouts.decommissions.start(wanted.value, by=by)).run
         else:
             try:
-                run = (await self.experiments.start(wanted.value)).run
+                run = (await self.experiments.start(wanted.value, by=by)).run
             except ExperimentError as error:
                 begun = await self.experiments.status(wanted.name)
                 if not await self.experiments.engine.under_way(begun):

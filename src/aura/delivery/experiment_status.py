@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from aura.delivery.analysis import Comparison, Counters, Findings, Ratio
 from aura.delivery.conclude import ExperimentState, Status
 from aura.delivery.experiment import Experiment
 from aura.delivery.layers import Range
-from aura.delivery.status import Event, GuardStatus
+from aura.delivery.status import Event, GuardStatus, first_by
 from aura.errors import CodecError
 
 
@@ -25,7 +25,7 @@ class ExperimentStatus:
     seconds of the database. `comparisons` have the primary metric's first; `guards` are by
     candidate. `ranges` are its places in its layer, `holdout` the places that are in no
     experiment, both of 10,000. `opened` is the epoch with which it began, None until a worker has
-    taken it up and when it was refused. `turn` turns were taken.
+    taken it up and when it was refused. `turn` turns were taken. `by` began it.
     """
 
     name: str
@@ -48,6 +48,7 @@ class ExperimentStatus:
     history: tuple[Event, ...] = ()
     opened: int | None = None
     turn: int = 0
+    by: str = ""
 
     @property
     def split(self) -> str:
@@ -58,6 +59,10 @@ class ExperimentStatus:
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.state not in ("running", "held")
+
+    def begun_by(self, by: str) -> ExperimentStatus:
+        """The same with who began it, also in the first line of its history."""
+        return replace(self, by=by, history=first_by(self.history, by))
 
     def to_json(self) -> bytes:
         """Compact JSON; the same status gives the same bytes."""

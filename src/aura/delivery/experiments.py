@@ -89,8 +89,8 @@ class Experiments:
 
     # -- experiments -----------------------------------------------------------------------
 
-    async def start(self, experiment: Experiment) -> ExperimentStatus:
-        """Begin an experiment; its status once a worker has taken it up.
+    async def start(self, experiment: Experiment, *, by: str = "") -> ExperimentStatus:
+        """Begin an experiment; its status once a worker has taken it up. `by` is who begins it.
 
         Raises ExperimentError while one of its name, or another one on its split, is under way,
         when its baseline is not what serves now, when its layer is full, and when no worker takes
@@ -110,7 +110,7 @@ class Experiments:
                 f"baseline of experiment {experiment.name} is {experiment.baseline}",
                 hint=f"Make {serving[0]} its first arm",
             )
-        run = await self.engine.announce(experiment)
+        run = await self.engine.announce(experiment, by)
         try:
             await self._start(WORKFLOW, experiment, run, id=run)
         except RunConflict as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -63,6 +64,11 @@ class Event:
     done: float = 0.0
     since: float = 0.0
     order: int = 0
+
+
+def first_by(history: Sequence[Event], by: str) -> tuple[Event, ...]:
+    """The same, and who made its first event."""
+    return (*(replace(one, by=by) for one in history[:1]), *history[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +162,7 @@ class RolloutStatus:
 
     def begun_by(self, by: str) -> RolloutStatus:
         """The same with who began it, also in the first line of its history."""
-        first = tuple(replace(one, by=by) for one in self.history[:1])
-        return replace(self, by=by, history=(*first, *self.history[1:]))
+        return replace(self, by=by, history=first_by(self.history, by))
 
     def to_json(self) -> bytes:
         """Compact JSON; the same status gives the same bytes."""

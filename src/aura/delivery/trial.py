@@ -481,13 +481,15 @@ class Trials:
                 other = known.run != status.run
                 if (begun and not other) or (other and await self.under_way(known)):
                     return
+                if not other:
+                    status = status.begun_by(known.by)
             if await self._put("experiment", status.name, status.to_json(), epoch):
                 return
 
     # What the desk needs too.
 
-    async def announce(self, experiment: Experiment) -> str:
-        """Take the experiment's name for a new run; the id for that run.
+    async def announce(self, experiment: Experiment, by: str = "") -> str:
+        """Take the experiment's name for a new run that `by` begins; the id for that run.
 
         Raises ExperimentError while an experiment of that name is under way.
         """
@@ -498,6 +500,7 @@ class Trials:
             run = await self._free_run(experiment.name, known)
             state = ExperimentState("running", self.clock.now())
             status = _status(experiment, run, state, "waits for a worker", ())
+            status = replace(status, by=by)
             if await self._put("experiment", experiment.name, status.to_json(), epoch):
                 return run
 

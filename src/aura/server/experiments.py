@@ -90,9 +90,9 @@ async def forecast_of(
     return ExperimentStarted(None, found, await is_driven(app, app.experiments.engine.workflow))
 
 
-async def start_experiment(app: Aura, experiment: Experiment) -> ExperimentStatus:
+async def start_experiment(app: Aura, experiment: Experiment, *, by: str) -> ExperimentStatus:
     """Begin; the experiment once a worker has taken it up. Raises ExperimentError, LayerError."""
-    return _shown(await app.experiments.start(experiment))
+    return _shown(await app.experiments.start(experiment, by=by))
 
 
 async def order_experiment(

@@ -39,9 +39,9 @@ class TrafficBody(Body):
     """What is expected of the primary metric on the baseline: mean and standard deviation of a
     unit's value, and new units a day."""
 
-    mean: Annotated[float, Field(allow_inf_nan=False)]
-    spread: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    per_day: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    mean: Annotated[float, Field(ge=-1e12, le=1e12)]
+    spread: Annotated[float, Field(ge=1e-12, le=1e12)]
+    per_day: Annotated[float, Field(ge=1e-6, le=1e12)]
 
 
 class ExperimentBody(Body):
@@ -172,7 +172,7 @@ def _experiments(router: APIRouter, app: Aura) -> None:
         "/experiments", name="experiment start", responses=CHANGES,
         openapi_extra=needs("operator", names=("experiment.name", "dry_run")),
     )  # fmt: skip
-    async def start(body: ExperimentBody) -> ExperimentStarted:
+    async def start(request: Request, body: ExperimentBody) -> ExperimentStarted:
         """Begin an experiment; workers watch it until it has ended. With `dry_run` the forecast
         alone."""
         wanted = await experiments.read_experiment(body.experiment, body.rollout)
@@ -180,7 +180,8 @@ def _experiments(router: APIRouter, app: Aura) -> None:
         found = await experiments.forecast_of(app, wanted, traffic)
         if body.dry_run:
             return found
-        status = await experiments.start_experiment(app, wanted)
+        by = caller_of(request).name
+        status = await experiments.start_experiment(app, wanted, by=by)
         return ExperimentStarted(status, found.forecast, found.driven)
 
     @router.get(
