@@ -3,9 +3,14 @@
 Each time a run is taken over a second time and more, a line in its journal (kind "recovered") says
 so. As many of them in a row as are allowed, with nothing else after them, and the run is parked: it
 comes no further, and takes a worker with it each time.
+
+A worker that dies has many runs, and one of them may be why. So after a few such deaths a run is a
+suspect, and a worker executes one suspect at a time: the others wait, and do not die with it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from aura.codec import plain, to_json
 from aura.engine.calls import Call
@@ -14,6 +19,12 @@ from aura.store.base import Claimed, Entry
 
 RECOVERED = "recovered"
 MOST_RECOVERIES = 10
+SUSPECT = 3
+"""After so many deaths in a row without progress a run is a suspect."""
+ASIDE, APART = 2.0, 0.1
+"""Seconds for which a suspect waits at least, and between two of them."""
+SURVIVED = 600.0
+"""Seconds after which a suspect whose step still goes on keeps the others waiting no more."""
 
 
 def poisoned(claimed: Claimed, most: int) -> PoisonRun | None:
@@ -26,6 +37,32 @@ def poisoned(claimed: Claimed, most: int) -> PoisonRun | None:
         "came no further",
         hint="Find out what ends the process (memory, a crash in native code); then requeue it",
     )
+
+
+def suspicious(claimed: Claimed, most: int) -> bool:
+    """Whether it may be this run that workers die of."""
+    return _taken_over_again(claimed) and len(_marks(claimed)) + 1 >= min(SUSPECT, most - 1)
+
+
+class Suspects:
+    """Which suspect a worker executes, and until when the others wait. Times in seconds of any
+    clock. Pure."""
+
+    def __init__(self) -> None:
+        self._held: Callable[[], bool] = lambda: False
+        self._next = 0.0
+
+    def admit(self, held: Callable[[], bool]) -> None:
+        """This one is executed now, for as long as `held` says so."""
+        self._held = held
+
+    def wait_until(self, now: float) -> float | None:
+        """Until when another one has to wait, each a little longer than the one before; None: it
+        may go on."""
+        if not self._held():
+            return None
+        self._next = max(self._next + APART, now + ASIDE)
+        return self._next
 
 
 def mark(claimed: Claimed) -> tuple[Call, bytes] | None:

@@ -37,7 +37,15 @@ from aura.engine.lanes import install
 from aura.engine.mail import Mail
 from aura.engine.middleware import Middleware
 from aura.engine.moving import ASIDE
-from aura.engine.poison import MOST_RECOVERIES, RECOVERED, mark, poisoned
+from aura.engine.poison import (
+    MOST_RECOVERIES,
+    RECOVERED,
+    SURVIVED,
+    Suspects,
+    mark,
+    poisoned,
+    suspicious,
+)
 from aura.engine.precedence import Precedence
 from aura.engine.prefetch import Prefetch
 from aura.engine.storeclock import StoreClock
@@ -132,6 +140,7 @@ class Worker:
         self._begun: set[tuple[str, int]] = set()  # what they or a claim may give once more
         self._mail = Mail(store, self._executions)
         self._prefetch = Prefetch(store, self, clock)
+        self._suspects = Suspects()
         self._asked = 0
         self._ready = asyncio.Event()
         self._stopping = False
@@ -446,11 +455,37 @@ class Worker:
     def take_up(self, claimed: Claimed) -> None:
         """Execute a run that is this worker's, or set it aside."""
         self.turnover.taken_over += claimed.taken_over
-        reason = unreadable(claimed) or poisoned(claimed, self._options.max_recoveries)
-        if reason is None:
-            self.begin(claimed)
-        else:
+        most = self._options.max_recoveries
+        reason = unreadable(claimed) or poisoned(claimed, most)
+        if reason is not None:
             self._set_aside(claimed.run, reason)
+        elif suspicious(claimed, most) and not claimed.run.cancel_requested:
+            self._take_suspect(claimed)
+        else:
+            self.begin(claimed)
+
+    def _take_suspect(self, claimed: Claimed) -> None:
+        """Execute a run that workers may die of, unless there is another one: then it waits, so
+        that it does not die with that."""
+        run = claimed.run
+        until = self._suspects.wait_until(self._time.now())
+        if until is not None:
+            freed = run.queue is not None
+            op = Settle(run.id, run.epoch, "waiting", wake_at=until, frees=freed)
+            self._writer.submit(op).add_done_callback(_look_away)
+            return
+        self.begin(claimed)
+        execution = self._executions.get(run.id)
+        if execution is None:
+            return  # it was begun before, and has ended
+        before, late = execution.recorder.seq, self._time.monotonic() + SURVIVED
+
+        def held() -> bool:
+            """It has neither ended, nor come further, nor survived for long."""
+            here = self._executions.get(run.id) is execution
+            return here and execution.recorder.seq == before and self._time.monotonic() < late
+
+        self._suspects.admit(held)
 
     def _set_aside(self, run: RunRecord, reason: DecryptionFailed | PoisonRun) -> None:
         """A run whose key is not here waits, with the reason as its error, for a worker that has
@@ -467,7 +502,7 @@ class Worker:
                 frees=run.queue is not None,
             )
         )  # fmt: skip
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        future.add_done_callback(_look_away)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -530,3 +565,9 @@ class Worker:
 
 def _new_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+
+
+def _look_away(done: asyncio.Future[Outcome]) -> None:
+    """Nobody waits for what becomes of it."""
+    if not done.cancelled():
+        done.exception()
