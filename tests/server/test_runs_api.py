@@ -12,7 +12,8 @@ import pytest
 
 from aura.app import Config
 from aura.engine.retention import sweep
-from aura.server import tokens
+from aura.errors import StoreUnavailable
+from aura.server import audit, tokens
 from aura.server.audit import FEED
 from aura.server.serving import Serving, build
 from aura.server.tokens import create
@@ -150,6 +151,23 @@ async def test_many_runs_at_once_and_what_would_come_of_it(
 async def test_bulk_orders_that_cannot_be(body: dict[str, object]) -> None:
     async with build(make_app(), worker=False) as serving, client(serving) as http:
         assert problem(await http.post(f"{V}/bulk/runs", json=body)) == (422, "invalid-input")
+
+
+async def test_no_change_is_made_whose_entry_cannot_be_written(
+    serving: Serving, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await serving.app.start("naps", 3_600.0, id="n")
+
+    async def away(*_: object) -> int:
+        raise StoreUnavailable("the log is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(audit, "_append", away)
+        for path, body in (("runs/n/cancel", {}), ("runs", {"workflow": "naps", "input": {}})):
+            assert problem(await http.post(f"{V}/{path}", json=body)) == (503, "store-unavailable")
+    assert not (await run.record()).cancel_requested
+    assert [one.id for one in await serving.app.runs()] == ["n"]
+    assert (await http.post(f"{V}/runs/n/cancel", json={})).status_code == 200
 
 
 async def test_every_change_is_in_the_audit_log(

@@ -228,9 +228,12 @@ async def test_other_hosts_need_a_token_first() -> None:
             await require_token(app, "0.0.0.0")
 
 
-def test_the_gateway_keeps_tokens_to_itself() -> None:
+@pytest.mark.parametrize(
+    "scheme", [b"Bearer ", b"bearer ", b"BEARER  ", b"Token ", b"", b"Bearer\t"]
+)
+def test_the_gateway_keeps_tokens_to_itself(scheme: bytes) -> None:
     origin = Origin("192.0.2.1", "http")
-    ours = (b"authorization", b"Bearer aura_0123456789ab_" + b"x" * 43)
+    ours = (b"authorization", scheme + b"aura_0123456789ab_" + b"x" * 43)
     theirs = (b"authorization", b"Bearer of good news")
     passed = for_target([ours, theirs, (b"x-user", b"u")], origin)
     assert [one for one in passed if one[0] in (b"authorization", b"x-user")] == [
