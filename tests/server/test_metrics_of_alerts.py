@@ -170,3 +170,37 @@ async def test_the_baseline_of_a_split_and_the_last_rollback_are_known(database:
     }
     times = found.all("aura_rollback_timestamp_seconds")
     assert times == {frozenset({("rollout", "twice")}): 120.0}
+
+
+@both
+async def test_commits_that_are_spared_are_counted(database: str) -> None:
+    app = Aura("spared", config=Config(database=database, durability="adaptive"))
+
+    @step(idempotent=True)
+    async def small() -> None:
+        await asyncio.sleep(0.001)
+
+    @app.workflow(version="1.0.0")
+    async def many() -> None:
+        for _ in range(60):
+            await small()
+
+    async with build(app) as serving, client(serving) as http:
+        await (await app.start("many")).result(60)
+        found = await scraped(http)
+        spared = app.committer.counts.saved
+        assert found("aura_checkpoint_writes_saved_total") == spared > 0
+
+
+async def test_the_breaker_of_a_target_shows_its_state() -> None:
+    config = parse_gateway(
+        "gateway:\n  routes:\n    - {path: /x, split: s, baseline: gone}\n  targets:\n"
+        "    gone: {http: 'http://127.0.0.1:9', breaker: {consecutive: 2, open_for: 60s}}\n"
+    )
+    app = Aura("broken", config=Config(database=":memory:"))
+    async with build(app, config) as serving, client(serving) as http:
+        state = "aura_circuit_breaker_state"
+        assert (await scraped(http))(state, target="gone") == 0
+        for _ in range(3):
+            assert (await http.get("/x")).status_code >= 500
+        assert (await scraped(http))(state, target="gone") == 2

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from aura import Aura, Config, step
+from aura.clock import SystemClock
 from aura.telemetry.later import MOST, Ids, Pending, ids_of
 from tests.telemetry.kit import Spans, tree
 
@@ -84,7 +85,7 @@ def pending_of(spans: Spans) -> Pending:
     tracer = spans.provider.get_tracer("x")
     ids = ids_of(tracer)
     assert isinstance(ids, Ids)
-    return Pending(tracer, ids)
+    return Pending(tracer, ids, SystemClock())
 
 
 async def test_what_has_ended_is_made_soon_or_when_there_is_much_of_it(spans: Spans) -> None:
@@ -127,6 +128,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 from aura import Aura, Config, step
+from aura.clock import SystemClock
 app = Aura("x", config=Config(database=":memory:"), telemetry=True)
 provider = TracerProvider()
 provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter()))

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +71,13 @@ class Meters:
         """That metric as it stood when this collection began, in the thread of the reader."""
         with self._lock:
             metrics = self._metrics
-            now = time.monotonic()
+            now = 0.0 if metrics is None else metrics.apps[0].clock.monotonic()
             if metrics is None:
                 return None
             if self._looked is None or now - self._looked > _ONE_LOOK:
                 self._refresh(metrics)
                 self._families = {one.name: one for one in metrics.others()}
-                self._looked = time.monotonic()
+                self._looked = metrics.apps[0].clock.monotonic()
             return self._families.get(name.removesuffix("_total")) or self._families.get(name)
 
     def _refresh(self, metrics: of_process.Metrics) -> None:

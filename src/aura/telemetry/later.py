@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.util.types import Attributes, AttributeValue
+
+from aura.clock import Clock
 
 MOST = 64
 SOON = 0.05
@@ -90,7 +91,7 @@ class Noted(Span):
         self.events: Sequence[tuple[str, Attributes, int]] = ()
         self.links: Sequence[tuple[SpanContext, Attributes]] = ()
         self.end_time: int | None = None
-        self.start_time = time.time_ns()
+        self.start_time = pending.now()
 
     def get_span_context(self) -> SpanContext:
         return self.context
@@ -111,7 +112,7 @@ class Noted(Span):
     ) -> None:
         if self.end_time is None:
             kept = dict(attributes) if attributes else None
-            self.events = (*self.events, (name, kept, timestamp or time.time_ns()))
+            self.events = (*self.events, (name, kept, timestamp or self._pending.now()))
 
     def add_link(self, context: SpanContext, attributes: Attributes = None) -> None:
         if self.end_time is None:
@@ -145,7 +146,7 @@ class Noted(Span):
 
     def end(self, end_time: int | None = None) -> None:
         if self.end_time is None:
-            self.end_time = end_time or time.time_ns()
+            self.end_time = end_time or self._pending.now()
             self._pending.add(self)
 
     def make(self, tracer: Tracer, ids: Ids) -> None:
@@ -167,7 +168,8 @@ class Noted(Span):
 class Pending:
     """What has ended and is not made yet. Anything may be called in any thread."""
 
-    def __init__(self, tracer: Tracer, ids: Ids) -> None:
+    def __init__(self, tracer: Tracer, ids: Ids, clock: Clock) -> None:
+        self._clock = clock
         self._tracer = tracer
         self._ids = ids
         self._ended: deque[Noted] = deque()
@@ -186,6 +188,10 @@ class Pending:
             parent.trace_id, self._ids.new(), False, parent.trace_flags, parent.trace_state
         )
         return Noted(self, name, above, own, kind, attributes)
+
+    def now(self) -> int:
+        """The time, in nanoseconds since 1970."""
+        return int(self._clock.now() * 1_000_000_000)
 
     def add(self, span: Noted) -> None:
         """It has ended."""

@@ -253,7 +253,7 @@ class Tracing:
         ids = ids_of(tracer)
         if ids is None:
             return tracer, None, None
-        pending = Pending(tracer, ids)
+        pending = Pending(tracer, ids, self._clock)
         # A provider ends with the process by `atexit` as well, and what came last is called first.
         atexit.register(_make, weakref.ref(pending))
         return tracer, ids, pending
