@@ -35,6 +35,9 @@ from tests.delivery.rollout_kit import (
     wait_for,
 )
 
+SOME = 150
+"""Requests per second: whoever takes over on a busy machine reads all that has come meanwhile."""
+
 TWO_STAGES = plan(stages=(PLAN.stages[0], PLAN.stages[3]))
 BOUNDARIES = [
     *("0/begin#1", "split:1", "status:1", "0/open#1"),
@@ -66,7 +69,11 @@ async def check(app: Aura, made: Traffic, expected: list[str], state: str = "com
 async def test_a_worker_is_killed_at_every_boundary(database: str) -> None:
     """One worker after the other dies at the next boundary; the last one is let live. A commit
     may carry the run over two boundaries at once, then nobody can die between them."""
-    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+    async with (
+        crew() as people,
+        app_on(database).client() as app,
+        traffic(app, per_second=SOME) as made,
+    ):
         await begin(app, TWO_STAGES)
         worker, deaths = await people.hire("worker", database), 0
         for when, point in [("before", BOUNDARIES[0]), *(("after", one) for one in BOUNDARIES)]:
@@ -186,7 +193,11 @@ async def test_workers_are_killed_at_random_moments(database: str, failing: floa
     """A healthy candidate comes to the end, a failing one back to nothing."""
     dice = random.Random(str(failing))
     given = plan(stages=PLAN.stages[1:])
-    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+    async with (
+        crew() as people,
+        app_on(database).client() as app,
+        traffic(app, per_second=SOME) as made,
+    ):
         made.failing["b"] = failing
         await begin(app, given)
         member = await people.hire("worker", database)
@@ -208,7 +219,11 @@ async def test_workers_are_killed_at_random_moments(database: str, failing: floa
 async def test_a_worker_that_wakes_up_late_changes_nothing(database: str, point: str) -> None:
     """It was frozen in the middle of a shift, and the rollout is two stages further."""
     given = forever(stages=PLAN.stages[1:])
-    async with crew() as people, app_on(database).client() as app, traffic(app) as made:
+    async with (
+        crew() as people,
+        app_on(database).client() as app,
+        traffic(app, per_second=SOME) as made,
+    ):
         await begin(app, given)
         await app.rollouts.order("t", "advance")
         late = await people.hire("worker", database)
