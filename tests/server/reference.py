@@ -87,7 +87,8 @@ def _codes() -> str:
         "role-too-low": 403, "token-limited": 403, "workflow-not-allowed": 403,
         "host-not-allowed": 403, "origin-not-allowed": 403, "not-found": 404,
         "method-not-allowed": 405, "unsupported-media-type": 415, "locked-out": 429,
-        "rate-limited": 429,
+        "rate-limited": 429, "bad-request": 400, "head-too-slow": 408, "head-too-large": 431,
+        "too-many-connections": 503,
     }  # fmt: skip
     rows = sorted({**seen, **gate}.items(), key=lambda pair: (pair[1], pair[0]))
     return "| status | code |\n| --- | --- |\n" + "".join(f"| {s} | `{c}` |\n" for c, s in rows)

@@ -18,7 +18,7 @@ from aura.delivery.decide import RolloutState
 from aura.delivery.observation import Observation
 from aura.delivery.split import Arm, Split
 from aura.delivery.status import Event, RolloutStatus, nothing_seen, status_of
-from aura.errors import StoreUnavailable
+from aura.errors import RunParked, StoreUnavailable
 from aura.gateway import GatewayConfig, parse_gateway
 from aura.server import instruments, metrics, store_metrics
 from aura.server.instruments import OTHER, Spec
@@ -131,6 +131,8 @@ async def test_runs_steps_signals_sagas_and_events_are_counted(database: str) ->
         assert found(tries, workflow="order", step="charge", outcome="ok") == 2
         undone = "aura_saga_compensations_total"
         assert found(undone, workflow="order", outcome="ok") == 1
+        for end in ("completed", "compensated"):
+            assert found("aura_sagas_total", workflow="order", saga="saga", outcome=end) == 1
         assert found("aura_signal_latency_seconds_count", priority="critical") == 1
         for topic in ("orders.paid", "plain"):
             assert found("aura_bus_publish_seconds_count", topic=topic) == 1
@@ -144,6 +146,30 @@ async def test_runs_steps_signals_sagas_and_events_are_counted(database: str) ->
             {"workflow": "order", "step": "charge", "outcome": "ok", "le": "+Inf"}.items()
         )
         assert bounds[whole] == 2
+
+
+@step(retries=1)
+async def stuck(cents: int) -> None:
+    raise OSError("the bank is away")
+
+
+async def test_a_saga_that_parks_its_run_is_counted() -> None:
+    app = Aura("shop", config=Config(database=":memory:"))
+
+    @app.workflow(version="1.0.0")
+    async def order(pivot: bool) -> None:
+        async with aura.saga("half way") as saga:
+            await saga.step(charge, 5, compensate=stuck, pivot=pivot)
+            raise ValueError("no")
+
+    async with build(app) as serving, client(serving) as http:
+        for pivot in (False, True):
+            with pytest.raises(RunParked):
+                await (await app.start("order", pivot)).result(60)
+        found = await scraped(http)
+        parked = found("aura_sagas_total", workflow="order", saga="half way", outcome="parked")
+        assert parked == 2
+        assert found("aura_saga_compensations_total", workflow="order", outcome="failed") == 1
 
 
 @both
@@ -410,10 +436,13 @@ async def test_open_metrics_for_who_asks_for_it() -> None:
         assert answer.text.endswith("# EOF\n")
 
 
-async def test_it_is_found_under_a_gateway_that_takes_all_paths() -> None:
-    config = parse_gateway(GATEWAY.replace("path: /x", "path: /*"))
+@pytest.mark.parametrize("path", ["/*", "/metrics"])
+async def test_it_is_found_under_a_gateway_that_takes_all_paths(path: str) -> None:
+    """It gives way to a route that names it."""
+    config = parse_gateway(GATEWAY.replace("path: /x", f"path: {path}"))
     async with build(answering(":memory:"), config) as serving, client(serving) as http:
-        assert (await http.get("/metrics")).headers.get("x-aura-arm") == "old"
+        arm = (await http.get("/metrics")).headers.get("x-aura-arm")
+        assert arm == ("old" if path == "/metrics" else None)
         assert (await scraped(http, "/api/v1/metrics"))("aura_store_up") == 1
     async with build(make_app()) as serving, client(serving, "evil.example") as http:
         assert (await http.get("/metrics")).status_code == 403

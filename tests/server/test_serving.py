@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 from aura.delivery.split import Arm, Split
 from aura.errors import ConfigError, InvalidInput, StoreUnavailable
 from aura.gateway import GatewayConfig, parse_gateway
-from aura.server.serving import AppRunner, build
+from aura.gateway.client import Receive, Scope, Send
+from aura.server.own_paths import check_routes, pages
+from aura.server.serving import AppRunner, Serving, build
 from aura.store.base import PutDocument
+from tests.gateway.conftest import Servers
 from tests.server.kit import Gate, client, make_app
 
 TARGETS = """
@@ -21,6 +26,13 @@ TARGETS = """
     old: {workflow: research, version: 1.0.0}
     new: {workflow: named, version: 1.0.0}
 """
+
+
+@pytest.fixture
+async def servers() -> AsyncIterator[Servers]:
+    started = Servers()
+    yield started
+    await started.close()
 
 
 def gateway(*paths: str) -> GatewayConfig:
@@ -33,14 +45,18 @@ def gateway(*paths: str) -> GatewayConfig:
     return config
 
 
-async def test_routes_win_over_health_but_not_over_the_api() -> None:
-    async with build(make_app(), gateway("/*")) as serving, client(serving) as http:
+@pytest.mark.parametrize("named", [True, False])
+async def test_routes_win_over_health_when_they_name_it_but_not_over_the_api(named: bool) -> None:
+    paths = ("/*", "/healthz") if named else ("/*",)
+    async with build(make_app(), gateway(*paths)) as serving, client(serving) as http:
         arm = {"x-user": "u"}
         routed = await http.post("/research", json={"text": "text"}, headers=arm)
         assert (routed.status_code, routed.json()) == (200, {"length": 4})
         assert routed.headers["x-aura-arm"] == "old"
         taken = await http.post("/healthz", json={"text": "a"}, headers=arm)
-        assert taken.json() == {"length": 1}
+        assert (taken.status_code == 200) == named
+        assert taken.headers.get("x-aura-arm") == ("old" if named else None)
+        assert ((await http.get("/healthz")).json() == {"status": "ok"}) != named
         assert (await http.get("/api/v1/healthz")).json() == {"status": "ok"}
         assert (await http.get("/api/v1/runs")).json()["runs"][0]["workflow"] == "research"
         assert (await http.get("/api/v1")).json()["code"] == "not-found"
@@ -64,6 +80,58 @@ def test_a_route_inside_the_api_is_refused(path: str) -> None:
 def test_a_route_around_the_api_is_warned_of(path: str, caplog: pytest.LogCaptureFixture) -> None:
     build(make_app(), gateway(path))
     assert "/api/v1" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/*", "/"),
+        ("/runs", "/runs"),
+        ("/runs/*", "/runs/{run_id}"),
+        ("/login", "/login"),
+        ("/_nicegui_ws/*", "/_nicegui_ws/socket.io/"),
+    ],
+)
+def test_a_route_that_would_hide_the_dashboard_is_refused(path: str, page: str) -> None:
+    with pytest.raises(ConfigError, match=f"would hide the dashboard at {re.escape(page)}") as told:
+        build(make_app(), gateway(path), dashboard=True)
+    assert "--gateway-port" in told.value.hint
+
+
+def test_routes_beside_the_dashboard_are_fine() -> None:
+    check_routes(gateway("/shop/*", "/research", "/shop").routes, pages())
+    assert {"/", "/runs", "/login"} <= set(pages())
+
+
+async def test_a_gateway_with_a_port_of_its_own_has_all_paths_there(servers: Servers) -> None:
+    """Two sockets, one server: the gateway's has nothing of Aura, and the other one no routes."""
+    serving = build(make_app(), gateway("/*"), apart=True)
+    async with serving:
+        own, apart = [await servers.asgi(_Without(serving)) for _ in range(2)]
+        serving.apart = apart
+        async with httpx.AsyncClient(headers={"x-user": "u"}) as http:
+            for path in ("/healthz", "/api/v1/runs", "/metrics", "/", "/research"):
+                routed = await http.post(f"http://127.0.0.1:{apart}{path}", json={"text": "text"})
+                assert (routed.status_code, routed.json()) == (200, {"length": 4}), path
+            assert (await http.get(f"http://127.0.0.1:{own}/healthz")).json() == {"status": "ok"}
+            assert (await http.get(f"http://127.0.0.1:{own}/api/v1/runs")).json()["runs"]
+            nothing = await http.post(f"http://127.0.0.1:{own}/research", json={"text": "text"})
+            assert (nothing.status_code, nothing.json()["code"]) == (404, "not-found")
+
+
+class _Without:
+    """An application that is open already: a second server must not open it again."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._serving(scope, receive, send)
+            return
+        for what in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{what}.complete"})
 
 
 async def test_the_first_request_obeys_the_split_that_is_there(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aura.errors import ConfigError
@@ -48,6 +49,30 @@ def address(text: str) -> tuple[str, int]:
             f"--metrics-port is {text!r}", hint="Give a port, as in 9464, or 0.0.0.0:9464"
         )
     return host or "127.0.0.1", int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The sockets of a server: its own one, and those that the gateway and metrics have apart."""
+
+    own: socket.socket
+    gateway: socket.socket | None = None
+    metrics: socket.socket | None = None
+
+    @property
+    def served(self) -> list[socket.socket]:
+        """Those that the server itself answers."""
+        return [self.own] if self.gateway is None else [self.own, self.gateway]
+
+
+@contextlib.contextmanager
+def gateway_socket(host: str, port: int | None) -> Iterator[socket.socket | None]:
+    """The socket of the gateway's own port; None when it has none. Raises ConfigError."""
+    if port is None:
+        yield None
+        return
+    with bound(host, port, "--gateway-port") as listener:
+        yield listener
 
 
 @contextlib.contextmanager

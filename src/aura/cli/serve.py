@@ -18,7 +18,7 @@ from aura.cli import process
 from aura.cli.loading import load_app, opened
 from aura.cli.options import AppDatabase, AppName, Json, LogFormat, MetricsPort, taking
 from aura.cli.output import print_json_line
-from aura.cli.ports import bound, metrics_socket, serve_metrics, url_of
+from aura.cli.ports import Ports, bound, gateway_socket, metrics_socket, serve_metrics
 from aura.cli.tls import Front, tls_of, trusted_proxies
 from aura.cli.worker import described
 from aura.errors import ConfigError
@@ -46,6 +46,13 @@ class ServeOptions:
         Path | None,
         typer.Option(metavar="FILE", help="Serve the routes of its `gateway:` section too."),
     ] = None
+    gateway_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Serve the routes on this port alone, and nothing else there.",
+            show_default=False,
+        ),
+    ] = None  # fmt: skip
     host: Annotated[
         str, typer.Option(help="An address; others than loopback need: aura token create.")
     ] = "127.0.0.1"
@@ -86,6 +93,7 @@ def serve(options: ServeOptions) -> None:
     Examples:
       aura serve research:app
       aura serve research:app --gateway aura.yaml --port 9000
+      aura serve research:app --gateway aura.yaml --gateway-port 9000
       aura serve research:app --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
       aura serve research:app --trust-proxy 127.0.0.1
     """
@@ -93,15 +101,24 @@ def serve(options: ServeOptions) -> None:
 
     app = load_app(options.target, options.database)
     config = read_gateway(options.gateway) if options.gateway is not None else None
+    apart = options.gateway_port is not None
+    if apart and config is None:
+        raise ConfigError("--gateway-port has no routes to serve", hint="Give --gateway FILE, too")
     front = Front(
         tls_of(options.tls_cert, options.tls_key), trusted_proxies(options.trust_proxy or ())
     )
     process.log_to_stderr(options.log_format)
     process.run(_guarded(app, options.host, front))
-    serving = build(app, config, worker=not options.no_worker, dashboard=_has_dashboard())
-    metrics = metrics_socket(options.metrics_port)
-    with bound(options.host, options.port) as listener, metrics as apart:
-        process.run(_serve(serving, listener, front, apart, options.as_json))
+    serving = build(
+        app, config, worker=not options.no_worker, dashboard=_has_dashboard(), apart=apart
+    )
+    with contextlib.ExitStack() as sockets:
+        ports = Ports(
+            sockets.enter_context(bound(options.host, options.port)),
+            sockets.enter_context(gateway_socket(options.host, options.gateway_port)),
+            sockets.enter_context(metrics_socket(options.metrics_port)),
+        )
+        process.run(_serve(serving, ports, front, options.as_json))
 
 
 def _has_dashboard() -> bool:
@@ -138,19 +155,20 @@ def read_gateway(path: Path) -> GatewayConfig:
 
 async def _serve(
     serving: Serving,
-    listener: socket.socket,
+    ports: Ports,
     front: Front,
-    apart: socket.socket | None,
     as_json: bool,
 ) -> None:
-    url = url_of(listener)
-    if front.tls is not None:
-        url = url.replace("http:", "https:", 1)
+    url = front.url(ports.own)
     with process.stoppable() as stop, front.reloaded():
-        async with serving, serve_metrics(serving.metrics, apart) as metrics:
+        async with serving, serve_metrics(serving.metrics, ports.metrics) as more:
             log.info("serving %s: %s", url, described(serving.app))
-            ready: dict[str, Any] = {"event": "ready", "pid": os.getpid(), "url": url, **metrics}
-            await _until(stop, serving, listener, front, ready if as_json else {})
+            if ports.gateway is not None:
+                serving.apart = ports.gateway.getsockname()[1]
+                more = {"gateway": front.url(ports.gateway), **more}
+                log.info("the gateway at %s", more["gateway"])
+            ready: dict[str, Any] = {"event": "ready", "pid": os.getpid(), "url": url, **more}
+            await _until(stop, serving, ports, front, ready if as_json else {})
             log.info("stopping: handing back what is under way")
         log.info("stopped")
         if as_json:
@@ -160,7 +178,7 @@ async def _serve(
 async def _until(
     stop: process.Stop,
     serving: Serving,
-    listener: socket.socket,
+    ports: Ports,
     front: Front,
     announced: dict[str, Any],
 ) -> None:
@@ -189,7 +207,7 @@ async def _until(
     config.timeout_graceful_shutdown = round(DRAIN)
     front.configure(config)
     server = Server(config)
-    running = asyncio.create_task(server.serve(sockets=[listener]))
+    running = asyncio.create_task(server.serve(sockets=ports.served))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

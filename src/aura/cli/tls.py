@@ -8,6 +8,7 @@ import contextlib
 import ipaddress
 import logging
 import signal
+import socket
 import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aura.cli.ports import url_of
 from aura.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +78,11 @@ class Front:
         config.load()
         if self.tls is not None:
             config.ssl = self.tls.context
+
+    def url(self, listener: socket.socket) -> str:
+        """Where a socket of this server listens."""
+        url = url_of(listener)
+        return url if self.tls is None else url.replace("http:", "https:", 1)
 
     def reloaded(self) -> AbstractContextManager[None]:
         """SIGHUP reads the certificate again for as long as this lasts."""

@@ -31,6 +31,8 @@ KINDS: dict[str, type[AuraError]] = {
     "store-failed": errors.StoreError,
     "store-unavailable": errors.StoreUnavailable,
     "server-unavailable": ServerUnavailable,
+    "too-many-connections": ServerUnavailable,
+    "head-too-slow": ServerUnavailable,
     "transaction-in-doubt": errors.TransactionInDoubt,
     "transaction-conflict": errors.TransactionConflict,
     "database-moved": errors.DatabaseMoved,

@@ -30,6 +30,10 @@ class Routes:
             return sorted({name for route in routes for name in route.methods})
         return ()
 
+    def names(self, path: str) -> bool:
+        """Whether a route is for exactly this path."""
+        return path in self._exact
+
     def _serving(self, path: str) -> list[list[Route]]:
         exact = self._exact.get(path)
         if exact is not None:

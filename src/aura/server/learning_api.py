@@ -26,6 +26,7 @@ from aura.server.flows import (
     LearningView,
     WorthView,
 )
+from aura.server.problems import described
 from aura.server.runs_api import CHANGES, READS, Body
 from aura.server.shadows import ClearedView, ReportList, ShadowList
 
@@ -230,8 +231,9 @@ def _flows(router: APIRouter, app: Aura) -> None:
         return await flows.show_flow(app, name)
 
     @router.get(
-        "/flows/{name:segment}/worth", name="flows evaluate", openapi_extra=look, responses=READS
-    )
+        "/flows/{name:segment}/worth", name="flows evaluate", openapi_extra=look,
+        responses={**READS, **described(409)},
+    )  # fmt: skip
     async def worth(
         name: Name,
         policy: Annotated[

@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic_core import to_json
 
 from aura.app import Aura
+from aura.engine.attributes import LONGEST as LONGEST_ATTRIBUTE
 from aura.engine.attributes import MOST as MOST_ATTRIBUTES
 from aura.engine.attributes import WORDS
 from aura.server import bulk, messages, operations
@@ -43,7 +44,7 @@ def _text(given: object) -> object:
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text)]
 Moment = Seconds | Time
-Steps = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+Steps = Annotated[int, Field(ge=-10_000, le=10_000)]
 RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
@@ -51,6 +52,11 @@ Attribute = Annotated[
     tuple[Annotated[str, Field(pattern=WORDS)], ...],
     Query(max_length=MOST_ATTRIBUTES, description="name:value, once for each; all must hold."),
 ]
+ATTRIBUTES: dict[str, Any] = {  # what `checked_attributes` takes
+    "maxProperties": MOST_ATTRIBUTES,
+    "propertyNames": {"pattern": WORDS.removesuffix(":") + "$"},
+    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": LONGEST_ATTRIBUTE},
+}
 READS = described(400, 401, 403, 404, 413, 422, 429, 503)
 CHANGES = described(400, 401, 403, 404, 409, 413, 415, 422, 429, 503, 504)
 
@@ -83,7 +89,7 @@ class StartBody(Body):
     arguments: list[Any] = []
     version: str | None = None
     id: str | None = None
-    attributes: dict[str, str] = {}
+    attributes: Annotated[dict[str, str], Field(json_schema_extra=ATTRIBUTES)] = {}
     queue: str | None = None
     key: str | None = None
     priority: Priority | Steps = "normal"

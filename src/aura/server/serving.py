@@ -4,9 +4,8 @@
     async with serving:                           # or: its lifespan, under any ASGI server
         ...
 
-Who answers: `/api/v1` is always Aura's own; then the gateway's routes, for the paths that they
-configure; then `/healthz`, `/readyz` and `/metrics`. Under a gateway that takes these for itself
-they are still found below `/api/v1`. What is left is the dashboard's, when there is one.
+Who answers is said in `aura.server.own_paths`: the API always, the gateway's routes for the paths
+that they configure, and for what is left the dashboard, when there is one.
 
 At the end: the server stops accepting and lets requests finish; then `close` ends the gateway with
 what it still observes, and the app with its worker, observations and database, in this order.
@@ -34,12 +33,13 @@ from aura.gateway.config import HttpSpec, Route
 from aura.gateway.routes import Routes
 from aura.server import ui
 from aura.server.access import Door, GuardedRoute
-from aura.server.api import API, HEALTH, build_api
+from aura.server.api import API, build_api
 from aura.server.changes import close_changes
 from aura.server.gateways import about_gateway
 from aura.server.meters import Meters, offered
 from aura.server.metrics import Metrics, metrics_route
 from aura.server.operations import split_arguments
+from aura.server.own_paths import check_routes, is_of_api, is_routed, pages
 from aura.server.patience import patient
 from aura.server.runs_api import READS
 from aura.server.traced import served
@@ -134,6 +134,7 @@ class Serving:
         self.api.include_router(measured, prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
         self.pages = ui.dashboard(app, self.door, self.metrics) if dashboard else None
+        self.apart = 0  # the gateway's own port, when it has one
         self._worker = worker
         self._routes = Routes(config.routes if config else ())
         self._runner = AppRunner(app)
@@ -237,7 +238,7 @@ class Serving:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.gateway is not None and self._is_routed(scope):
             await self.gateway(scope, receive, send)
-        elif self.pages is not None and not _is_of_api(scope["path"]):
+        elif self.pages is not None and not is_of_api(scope["path"]):
             await self.pages(scope, receive, send)
         else:
             await self.api(scope, receive, send)
@@ -259,11 +260,11 @@ class Serving:
 
     def _is_routed(self, scope: Scope) -> bool:
         path = scope["path"]
+        if self.apart:
+            return bool((scope.get("server") or ("", 0))[1] == self.apart)
         if scope["type"] != "http":  # the gateway says no to what is not HTTP
             return self.pages is None or not path.startswith(ui.SOCKET)
-        if path == API or path.startswith(API + "/"):
-            return False
-        return bool(self._routes.match(path, scope["method"]))
+        return is_routed(self._routes, path, scope["method"])
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -279,33 +280,25 @@ class Serving:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _is_of_api(path: str) -> bool:
-    return path == API or path.startswith(API + "/") or path in HEALTH or path == "/metrics"
-
-
 def build(
     app: Aura,
     config: GatewayConfig | None = None,
     *,
     worker: bool = True,
     dashboard: bool = False,
+    apart: bool = False,
 ) -> Serving:
-    """The ASGI application for an app, with a gateway when there is a configuration.
+    """The ASGI application for an app, with a gateway when there is a configuration; `apart`: the
+    gateway gets a port of its own, which `Serving.apart` is set to.
 
-    Raises ConfigError for a route inside `/api/v1`, which Aura answers itself, and for a baseline
-    that the app has no workflow for; of another target without one it warns.
+    Raises ConfigError for a route inside `/api/v1`, which Aura answers itself, or over a page of
+    the dashboard, and for a baseline that the app has no workflow for; of another target without
+    one it warns.
     """
     if config is not None:
         _require_workflows(app, config)
-    for route in config.routes if config else ():
-        bare = route.path.removesuffix("/*")
-        if bare == API or bare.startswith(API + "/"):
-            raise ConfigError(
-                f"the route {route.path} lies inside {API}, where Aura's own API is",
-                hint="Serve it under another path",
-            )
-        if route.path.endswith("/*") and f"{API}/".startswith(f"{bare}/"):
-            log.warning("the route %s gets all its paths but those below %s", route.path, API)
+    if config is not None and not apart:
+        check_routes(config.routes, pages() if dashboard else ())
     return Serving(app, config, worker=worker, dashboard=dashboard)
 
 

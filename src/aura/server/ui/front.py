@@ -184,7 +184,8 @@ class Front:
             mine = client is not None and is_own(scope) and _opened_by(client).key == opened.key
         except (AuraError, Refused):
             mine = False
-        if client is None or not mine:
+        known = scope["path"].startswith(f"{SOCKET}socket.io/")  # nothing else is there
+        if client is None or not mine or not known:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
