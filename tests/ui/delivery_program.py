@@ -6,7 +6,8 @@ import asyncio
 import random
 from typing import Any
 
-from aura import Aura, Config, step
+import aura
+from aura import Aura, Config, Retry, step
 from aura.delivery.observation import Observation
 from aura.delivery.shadow import Example, Finding
 from aura.delivery.split import Split
@@ -37,6 +38,47 @@ async def nightly() -> str:
 
 
 app.schedule("nightly-report", nightly, cron="0 3 * * *", timezone="Europe/Berlin")
+
+
+@app.workflow(version="1.0.0")
+async def asked(start: int = 0) -> int:
+    """Adds what it is told by an update, and waits to be stopped."""
+    told = await aura.receive_update("add", type=int)
+    told.answer(start + told.value)
+    await aura.receive("stop")
+    return start + told.value
+
+
+@app.workflow(version="1.0.0")
+async def picks() -> str:
+    """Makes a choice, which is rewarded later."""
+    found: str = await aura.choose("tone", {"warm": lambda: "hello", "cold": lambda: "hi"})
+    await aura.receive("stop")
+    return found
+
+
+@step(retries=0)
+async def book() -> int:
+    return 17
+
+
+@step(retries=Retry(1, first=0.01))
+async def unbook() -> None:
+    raise ConnectionError("nobody answers")
+
+
+@app.workflow(version="1.0.0")
+async def stuck() -> None:
+    """Is parked: what it has done cannot be undone."""
+    async with aura.saga() as saga:
+        await saga.step(book, compensate=unbook)
+        raise ValueError("no room is free")
+
+
+@app.workflow(version="1.0.0")
+async def fails() -> None:
+    raise ValueError("on purpose")
+
 
 _failed: set[int] = set()
 

@@ -101,8 +101,10 @@ def served(
         ready = json.loads(line or "{}")
         assert "url" in ready, f"the server does not start: {line}{log.read_text()}"
         site = Site(ready["url"], folder, log, process)
-        yield site
-        site.api.close()
+        try:
+            yield site
+        finally:
+            site.api.close()
     finally:
         process.terminate()
         process.wait(60)

@@ -1,13 +1,38 @@
-"""One tab for all tests of a module: what pages are made of is loaded once and not in each test."""
+"""One tab for all tests of a module: what pages are made of is loaded once and not in each test.
+And tokens."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page
 
+from aura import Aura, Config
+from aura.server import tokens
 from tests.ui.kit import Site, Tabs, connected, show
+
+KEY = f"k1:{base64.b64encode(b'key-' * 8).decode()}"
+
+
+def token(site: Site, name: str, role: tokens.Role, *workflows: str) -> str:
+    """A new token's text, made as whoever reaches the database makes it. In a thread of its own:
+    the browser has the event loop of this one."""
+
+    async def make() -> str:
+        config = Config(database=str(site.folder / "aura.db"), encryption_keys=(KEY,))
+        app = Aura("shop", config=config)
+        await app.open(worker=False)
+        try:
+            return (await tokens.create(app, name, role, workflows=workflows))[1]
+        finally:
+            await app.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, make()).result(60)
 
 
 class Shared:

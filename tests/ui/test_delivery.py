@@ -76,7 +76,7 @@ def wait_for(site: Site, path: str, condition: Callable[[Any], bool]) -> Any:
 def confirm(tab: Page, label: str, why: str) -> None:
     """Give the reason, and mean it."""
     dialog = tab.get_by_role("dialog").last
-    dialog.get_by_role("textbox").fill(why)
+    dialog.get_by_label("Reason").fill(why)
     dialog.get_by_role("button", name=label, exact=True).click()
     expect(dialog).to_have_count(0)
 

@@ -3,16 +3,20 @@ next."""
 
 from __future__ import annotations
 
-import httpx
-from playwright.sync_api import Page, expect
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from tests.ui.kit import Site, fits, show
+import httpx
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.kit import Site, Tabs, fits, served, show
 
 TARGET = "tests.ui.empty_program:app"
 SAID = {
     "/rollouts": ("No rollouts yet", "aura rollout start aura.yaml --watch"),
     "/experiments": ("No experiments yet", "aura experiment start experiment.yaml"),
     "/catalog": ("The catalog is empty", "aura serve app:app"),
+    "/decommissions": ("Nothing is taken out of service", "aura decommission aura.yaml"),
     "/schedules": ("No schedules yet", "app.schedule("),
     "/topics": ("No topics yet", "app.emit("),
     "/dead-letters": ("Nothing waits for a person", "aura dlq list"),
@@ -22,7 +26,10 @@ SAID = {
 }
 
 
-NOBODY = ("rollouts", "experiments", "catalog", "schedules", "topics", "dead-letters", "queues")
+NOBODY = (
+    *("rollouts", "experiments", "catalog", "decommissions", "schedules", "topics"),
+    *("dead-letters", "queues"),
+)
 
 
 def test_empty_pages_say_what_to_type_next(site: Site, tab: Page) -> None:
@@ -50,3 +57,21 @@ def test_what_is_not_there_is_said_in_a_sentence(site: Site, tab: Page) -> None:
                 assert 400 <= found.status_code < 500, (kind, name)
                 assert "This cannot be shown" in found.text
                 assert "<script>" + name not in found.text
+
+
+def test_a_page_says_that_the_server_is_away_and_comes_back_with_it(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with served(tmp_path, TARGET) as first:
+        tabs = Tabs(browser, first.url)
+        tab = tabs.open("/runs")
+        tab.evaluate("window.before = true")
+    expect(tab.get_by_text("Connection lost.")).to_be_visible()
+    port = str(urlsplit(first.url).port)
+    with served(tmp_path, TARGET, "--port", port):
+        tab.wait_for_function("window.before === undefined && window.did_handshake === true")
+        expect(tab.get_by_text("No runs here")).to_be_visible()
+        expect(tab.get_by_text("Connection lost.")).to_be_hidden()
+    tabs.close()
+    others = [one for one in tabs.faults if "WebSocket" not in one and "ERR_CONN" not in one]
+    assert others == []

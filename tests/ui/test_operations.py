@@ -3,41 +3,18 @@ with tokens: who may look, who may change, and that it is written down."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from aura import Aura, Config
-from aura.server import tokens
 from tests.ui.kit import Site, connected, fits, picture, served, show
-from tests.ui.shared import Shared
+from tests.ui.shared import KEY, Shared, token
 
 ATTACK = "<script>document.title='taken'</script>"
-KEY = f"k1:{base64.b64encode(b'key-' * 8).decode()}"
-
-
-def token(site: Site, name: str, role: str, *workflows: str) -> str:
-    """A new token's text, made as whoever reaches the database makes it. In a thread of its own:
-    the browser has the event loop of this one."""
-
-    async def make() -> str:
-        config = Config(database=str(site.folder / "aura.db"), encryption_keys=(KEY,))
-        app = Aura("shop", config=config)
-        await app.open(worker=False)
-        try:
-            return (await tokens.create(app, name, role, workflows=workflows))[1]
-        finally:
-            await app.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, make()).result(60)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +68,7 @@ def small(tab: Page) -> None:
 
 def confirm(tab: Page, label: str, why: str) -> None:
     dialog = tab.get_by_role("dialog").last
-    dialog.get_by_role("textbox").fill(why)
+    dialog.get_by_label("Reason").fill(why)
     dialog.get_by_role("button", name=label, exact=True).click()
     expect(dialog).to_have_count(0)
 

@@ -20,6 +20,7 @@ from aura.errors import MissingExtra
 
 if TYPE_CHECKING:
     from aura.app import Aura
+    from aura.gateway import GatewayConfig
     from aura.server.access import Door
     from aura.server.metrics import Metrics
     from aura.server.ui.site import Dashboard
@@ -34,10 +35,12 @@ def installed() -> bool:
     return find_spec("nicegui") is not None
 
 
-def dashboard(app: Aura, door: Door, metrics: Metrics) -> Dashboard:
+def dashboard(
+    app: Aura, door: Door, metrics: Metrics, gateway: GatewayConfig | None = None
+) -> Dashboard:
     """The dashboard of an app, as an ASGI application; one per process. Raises MissingExtra."""
     if not installed():
         raise MissingExtra("the dashboard is not installed", hint=f"Install it: {INSTALL}")
     from aura.server.ui.site import Dashboard
 
-    return Dashboard(app, door, metrics)
+    return Dashboard(app, door, metrics, gateway)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from aura.server import catalog
 from aura.server.access import Needs
 from aura.server.catalog import FitView, VersionList, VersionView, WorkflowView
+from aura.server.ui.forms import Field, Form, as_given, ask
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Click, Column, Empty, Table, Tone, badge, button, card, el, heading
 from aura.server.ui.paths import path
@@ -114,17 +115,24 @@ def _version(visit: Visit, one: VersionView) -> None:
 
 def _steering(visit: Visit, one: VersionView) -> tuple[str, Click]:
     async def deprecate() -> None:
-        why = await visit.confirm(
+        form = Form(
             f"Deprecate {one.name}?",
             "Everybody is asked to start no more runs of it; those in flight go on. The reason is "
             "shown to whoever still starts it.",
-            label="Deprecate",
+            "Deprecate",
+            (Field("replacement", f"What to take in its place, such as {one.workflow}@^2"),),
+            why_needed=True,
         )
-        if why is not None:
+        answer = await ask(visit, form, as_given)
+        if answer is not None:
+            why, instead = answer.why, str(answer.found.get("replacement", ""))
+            target = {"version": one.name} | ({"replacement": instead} if instead else {})
             await visit.act(
-                Order("catalog deprecate", NEEDS, {"version": one.name}),
+                Order("catalog deprecate", NEEDS, target),
                 why,
-                lambda: catalog.deprecate(visit.app, one.name, by=visit.caller.name, why=why),
+                lambda: catalog.deprecate(
+                    visit.app, one.name, by=visit.caller.name, why=why, replacement=instead
+                ),
                 f"{one.name} is deprecated",
             )
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aura.delivery.shadow import Example
+from aura.server import shadows
+from aura.server.access import Needs
 from aura.server.shadows import FieldView, ReportView
 from aura.server.ui import charts
 from aura.server.ui.drawn import percent
-from aura.server.ui.parts import El, card, el, link
+from aura.server.ui.parts import El, button, card, el, link
 from aura.server.ui.paths import path
+from aura.server.ui.visit import Order, Visit
 
+NEEDS = Needs("operator")
 MOST = 50
 """So many fields of a report are shown; `aura shadow report` has all."""
 
@@ -19,23 +23,47 @@ class Differences:
     """The reports of a rollout's splits. Fields stay where they are, so that what somebody has
     opened does not close while copies go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, visit: Visit) -> None:
+        self._visit = visit
         self._box = el("div", "stack")
         self._known: dict[tuple[str, str], _Report] = {}
 
     def show(self, reports: Sequence[ReportView]) -> None:
         """These reports; without any there is no card."""
+        reports = [one for one in reports if one.copies]
+        now = {(one.split, one.arm): one.copies for one in reports}
+        if any(now.get(place, 0) < one.copies for place, one in self._known.items()):
+            self._box.clear()  # somebody has cleared them
+            self._known = {}
         for one in reports:
             place = (one.split, one.arm)
             if place not in self._known:
                 with self._box:
-                    self._known[place] = _Report(one)
+                    self._known[place] = _Report(self._visit, one)
             self._known[place].show(one)
 
 
+async def clear(visit: Visit, split: str) -> None:
+    """Begin the reports of a split anew."""
+    why = await visit.confirm(
+        f"Begin the reports of {split} anew?",
+        "What was found so far is deleted; do it after the candidate was mended.",
+        label="Begin anew", danger=True,
+    )  # fmt: skip
+    if why is not None:
+        await visit.act(
+            Order("shadow clear", NEEDS, {"name": split}), why,
+            lambda: shadows.clear_shadows(visit.app, split), f"The reports of {split} begin anew.",
+        )  # fmt: skip
+
+
 class _Report:
-    def __init__(self, report: ReportView) -> None:
+    def __init__(self, visit: Visit, report: ReportView) -> None:
+        self.copies = 0
         with card("Response differences", f"{report.arm}, copies of requests of {report.split}"):
+            with el("div", "toolbar"):
+                el("span", "spacer")
+                button("Begin anew", lambda: clear(visit, report.split), "", visit.may(NEEDS))
             self._told = el("p", "muted", "")
             self._fields = el("div", "fields")
             self._more = el("p", "muted", "")
@@ -43,6 +71,7 @@ class _Report:
         self._known: dict[str, _Field] = {}
 
     def show(self, report: ReportView) -> None:
+        self.copies = report.copies
         self._told.show(
             f"{report.copies:,} copies, {report.compared:,} compared, {report.paired:,} with a "
             f"second answer of the baseline; {report.differing:,} differ in a field that is no "

@@ -8,9 +8,11 @@ from aura.delivery.experiment_status import ExperimentStatus
 from aura.delivery.report import counted, interval, percent, plot, shown
 from aura.server import experiments
 from aura.server.drivers import NOBODY
+from aura.server.learning_api import UnitRewardBody
 from aura.server.ui import charts
 from aura.server.ui.drawn import TONES, Drawing, Share, Traffic, Word
 from aura.server.ui.experiments import NEEDS
+from aura.server.ui.forms import Field, Form, ask, into
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Click, Column, Empty, Stat, Table, button, card, el, heading
 from aura.server.ui.visit import Order, Visit
@@ -93,11 +95,35 @@ class Actions:
         with self._box:
             for arm in live:
                 button(f"Promote {arm}", self._promote(arm), "", why_not)
+            button("Reward a unit", self._reward, "", why_not)
             button("Stop", self._stop, "danger", why_not)
 
     async def _stop(self) -> None:
         consequence = "It ends without a winner, and everybody goes to the baseline."
         await self._give("stop", "Stop the experiment?", consequence, "")
+
+    async def _reward(self) -> None:
+        visit, name = self._visit, self._name
+        form = Form(
+            "Reward a unit", "What it turned out to be worth, be it days later.", "Reward",
+            (
+                Field("unit", "Unit"),
+                Field("metric", "Metric"),
+                Field("value", "Value", "number"),
+                Field("id", "Id: two rewards of the same one are one"),
+            ),
+        )  # fmt: skip
+        answer = await ask(visit, form, into(UnitRewardBody))
+        if answer is not None:
+            one = answer.found
+            target = {"name": name, "metric": one.metric} | ({"id": one.id} if one.id else {})
+            await visit.act(
+                Order("experiment reward", NEEDS, target), answer.why,
+                lambda: experiments.reward_unit(
+                    visit.app, name, (one.unit, one.metric, one.value), one.id
+                ),
+                "The reward is durable.",
+            )  # fmt: skip
 
     def _promote(self, arm: str) -> Click:
         async def promote() -> None:

@@ -11,6 +11,7 @@ from aura.server.access import Needs
 from aura.server.experiments import ExperimentList
 from aura.server.flows import FlowList, FlowView, LearningList, LearningView
 from aura.server.ui.drawn import TONES, Share, Traffic
+from aura.server.ui.forms import Field, Form, as_given, ask
 from aura.server.ui.pages import page
 from aura.server.ui.parts import (
     Click,
@@ -25,6 +26,7 @@ from aura.server.ui.parts import (
     heading,
 )
 from aura.server.ui.paths import path
+from aura.server.ui.plans import start_experiment, start_learning
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import time_of
 
@@ -70,7 +72,10 @@ class Found(NamedTuple):
 @page("/experiments", "Experiments")
 async def all_experiments(visit: Visit) -> None:
     """Experiments, splits that learn, choices inside workflows."""
-    heading("Experiments", "What is compared, and what learns its route by itself")
+    with heading("Experiments", "What is compared, and what learns its route by itself"):
+        refused = visit.may(NEEDS)
+        button("Start an experiment", lambda: start_experiment(visit), "primary", refused)
+        button("Let a split learn", lambda: start_learning(visit), "", refused)
     with card("Experiments"):
         table = Table(COLUMNS, label="Experiments", empty=NOTHING)
     layers_box, learning = el("div", "stack"), Learners(visit)
@@ -137,7 +142,7 @@ class Learners:
         visit = self._visit
         wanted = (
             *(("split", one.name, one.state, *one.arms) for one in splits),
-            *(("choice", one.name, *one.arms) for one in choices),
+            *(("choice", one.name, *one.arms, *_tripped(one)) for one in choices),
         )
         if wanted != self._shown:
             self._shown = wanted
@@ -153,7 +158,13 @@ class Learners:
                     empty(Empty("No split learns", "", "aura flows start learning.yaml"))
             with self._choices:
                 for each in choices:
-                    self._known["choice", each.name] = _Learner(each.name, tuple(each.arms))
+                    self._known["choice", each.name] = _Learner(
+                        each.name,
+                        tuple(each.arms),
+                        "",
+                        self._release(each),
+                        visit.may(NEEDS) or ("" if _tripped(each) else "no arm is tripped"),
+                    )
                 if not choices:
                     said = "A workflow makes one with aura.choose, and tells later what it earned."
                     empty(Empty("No choices yet", said, "aura flows list"))
@@ -176,30 +187,54 @@ class Learners:
 
     def _stop(self, one: LearningView) -> Click | None:
         visit, name = self._visit, one.name
+        form = Form(
+            f"Stop learning {name}?", "Everybody goes to the baseline.", "Stop",
+            (Field("keep", "Leave the shares as they are instead", "yes"),),
+        )  # fmt: skip
 
         async def stop() -> None:
-            why = await visit.confirm(
-                f"Stop learning {name}?", "Everybody goes to the baseline.", label="Stop"
+            answer = await ask(visit, form, as_given)
+            if answer is None:
+                return
+            why, keep = answer.why, "keep" in answer.found
+            await visit.act(
+                Order("flows stop", NEEDS, {"name": name} | ({"keep": "True"} if keep else {})),
+                why,
+                lambda: flows.stop_learning(
+                    visit.app, name, by=visit.caller.name, reason=why, keep=keep
+                ),
+                f"{name} is told to stop",
             )
-            if why is not None:
-                await visit.act(
-                    Order("flows stop", NEEDS, {"name": name}),
-                    why,
-                    lambda: flows.stop_learning(visit.app, name, by=visit.caller.name, reason=why),
-                    f"{name} is told to stop",
-                )
 
         return stop if one.state == "running" else None
+
+    def _release(self, one: FlowView) -> Click:
+        visit, name, tripped = self._visit, one.name, _tripped(one)
+
+        async def release() -> None:
+            form = Form(
+                f"Release an arm of {name}?", "It may be taken again, and its failures count anew.",
+                "Release", (Field("arm", "Arm", "choice", options=tripped),),
+            )  # fmt: skip
+            answer = await ask(visit, form, as_given)
+            if answer is not None:
+                arm = str(answer.found["arm"])
+                await visit.act(
+                    Order("flows release", NEEDS, {"name": name, "arm": arm}), answer.why,
+                    lambda: flows.release_arm(visit.app, name, arm, by=visit.caller.name),
+                    f"{arm} may be taken again.",
+                )  # fmt: skip
+
+        return release
+
+
+def _tripped(one: FlowView) -> tuple[str, ...]:
+    return tuple(arm for arm, known in one.arms.items() if known.tripped)
 
 
 class _Learner:
     def __init__(
-        self,
-        name: str,
-        arms: tuple[str, ...],
-        state: str = "",
-        stop: Click | None = None,
-        why_not: str = "",
+        self, name: str, arms: tuple[str, ...], state: str, order: Click | None, why_not: str
     ) -> None:
         with el("div", "learner", role="group", aria_label=name):
             with el("div", "toolbar"):
@@ -207,8 +242,8 @@ class _Learner:
                 if state:
                     badge(state)
                 el("span", "spacer")
-                if stop is not None:
-                    button("Stop", stop, "", why_not)
+                if order is not None:
+                    button("Stop" if state else "Release an arm", order, "", why_not)
             self._bar = Traffic([Share(arm, 0.0) for arm in arms], name)
             self._table = Table(ARMS, label=f"Arms of {name}")
 

@@ -11,6 +11,7 @@ ICONS: dict[str, str] = {
     "rollouts": "M2 13h3v-3h3V7h3V4h3",
     "experiments": "M6 2h4M7 2v4L3 13.5h10L9 6V2M5 10h6",
     "catalog": "M3 2.5h4v11H3zM9 2.5h4v11H9zM4.5 5h1M10.5 5h1",
+    "retired": "M8 2v6M4.5 4.5a5 5 0 1 0 7 0",
     "topics": "M8 8h.01M5 5a4.2 4.2 0 0 0 0 6M11 5a4.2 4.2 0 0 1 0 6"
     "M3 3a7 7 0 0 0 0 10M13 3a7 7 0 0 1 0 10",
     "letters": "M2 4h12v9H2zM2 4l6 5 6-5",

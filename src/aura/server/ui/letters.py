@@ -3,11 +3,14 @@ them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from aura.server import letters, letters_bulk
 from aura.server.access import Needs
 from aura.server.letters import LetterDetail, LetterFilter, LetterList, LetterView
 from aura.server.letters_bulk import ChosenLetters, LetterAction, LettersChanged
 from aura.server.scopes import require_letter, theirs
+from aura.server.ui.forms import Answer, Field, Form, as_given, ask
 from aura.server.ui.pages import page
 from aura.server.ui.parts import (
     Click,
@@ -27,6 +30,7 @@ from aura.server.ui.paths import path
 from aura.server.ui.values import whole
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import ErrorView
+from aura.spans import counted
 
 NEEDS = Needs("operator", "body")
 MOST = 100
@@ -104,23 +108,23 @@ class Chosen:
             ids = self.table.chosen if self.table else ()
             if not ids:
                 return
-            label, consequence = ASKS[action]
-            visit, plural = self._visit, "dead letter" if len(ids) == 1 else "dead letters"
-            why = await visit.confirm(
-                f"{label} {len(ids):,} {plural}?", consequence, label=label,
-                danger=action == "drop",
-            )  # fmt: skip
-            if why is None:
+            visit = self._visit
+            answer = await _asked(visit, action, counted(len(ids), "dead letter"))
+            if answer is None:
                 return
+            version = answer.given.get("version")
 
             async def act() -> LettersChanged:
                 for one in ids:
                     await require_letter(visit.app, visit.caller, one)
                 chosen = ChosenLetters(ids)
-                return await letters_bulk.change_letters(visit.app, action, chosen, dry_run=False)
+                return await letters_bulk.change_letters(
+                    visit.app, action, chosen, version=version, dry_run=False
+                )
 
-            what = Order("dlq bulk", NEEDS, {"action": action, "ids": " ".join(ids)})
-            done = await visit.act(what, why, act)
+            target = {"action": action, "ids": " ".join(ids)}
+            what = Order("dlq bulk", NEEDS, target | answer.found)
+            done = await visit.act(what, answer.why, act)
             if done is not None:
                 failed = [one for one in done.outcomes if one.outcome != "done"]
                 good = len(done.outcomes) - len(failed)
@@ -129,6 +133,14 @@ class Chosen:
                 visit.say(told + first, "problem" if failed else "")
 
         return button(ASKS[action][0], change, "danger" if action == "drop" else "")
+
+
+async def _asked(visit: Visit, action: LetterAction, which: str) -> Answer[dict[str, Any]] | None:
+    label, consequence = ASKS[action]
+    version = Field("version", "With which version (the same, if empty)")
+    fields = (version,) if action == "requeue" else ()
+    form = Form(f"{label} {which}?", consequence, label, fields, danger=action == "drop")
+    return await ask(visit, form, as_given)
 
 
 def _row(one: LetterView) -> dict[str, object]:
@@ -190,21 +202,21 @@ def _tries(found: LetterDetail) -> None:
 
 def _change(visit: Visit, action: LetterAction, letter: str) -> Click:
     async def change() -> None:
-        label, consequence = ASKS[action]
-        why = await visit.confirm(
-            f"{label} {letter}?", consequence, label=label, danger=action == "drop"
-        )
-        if why is None:
+        answer = await _asked(visit, action, letter)
+        if answer is None:
             return
+        label, version = ASKS[action][0], answer.given.get("version")
 
         async def act() -> bool:
             await require_letter(visit.app, visit.caller, letter)
-            do = letters.requeue_letter if action == "requeue" else letters.drop_letter
-            await do(visit.app, letter)
+            if action == "requeue":
+                await letters.requeue_letter(visit.app, letter, version)
+            else:
+                await letters.drop_letter(visit.app, letter)
             return True
 
-        what = Order(f"dlq {action}", NEEDS, {"letter": letter})
-        done = await visit.act(what, why, act, f"{label}: done")
+        what = Order(f"dlq {action}", NEEDS, {"letter": letter} | answer.found)
+        done = await visit.act(what, answer.why, act, f"{label}: done")
         if done:
             visit.go("/dead-letters")
 

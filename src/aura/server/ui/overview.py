@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from aura.delivery.status import RolloutStatus
@@ -11,6 +12,7 @@ from aura.server.operations import Overview
 from aura.server.trends import Trend
 from aura.server.ui.charts import sparkline
 from aura.server.ui.drawn import Drawing
+from aura.server.ui.first import first_command
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Stat, Table, card, el, empty, heading
 from aura.server.ui.paths import path
@@ -37,7 +39,6 @@ CALM = Empty("Nothing needs you", "Runs that failed or were parked would be here
 FIRST = Empty(
     "Nothing has run yet",
     "Start a run from the command line, the API or your own code; it appears here at once.",
-    "aura run app:app workflow '\"text\"'",
 )
 TONES = {
     "running": "blue", "waiting": "violet", "pending": "violet", "completed": "green",
@@ -52,7 +53,7 @@ async def overview(visit: Visit) -> None:
     numbers = _Numbers()
     with el("div", "grid overview-grid"):
         with card("Runs by state"):
-            states = _States()
+            states = _States(replace(FIRST, command=first_command(visit.app)))
         with card("Needs attention", "parked, and failed lately"):
             trouble = Table(TROUBLE, label="Runs that need attention", empty=CALM)
     with el("div", "stack"):
@@ -138,7 +139,7 @@ def _with_line(label: str) -> tuple[Stat, Drawing]:
 class _States:
     """A bar for each state, in proportion."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: Empty) -> None:
         self._lines: dict[str, tuple[Any, Any]] = {}
         with el("div", "states") as self._box:
             for state in TONES:
@@ -149,7 +150,7 @@ class _States:
                     self._lines[state] = el("span", "number", "–"), bar
         self._first = el("div")
         with self._first:
-            empty(FIRST)
+            empty(first)
 
     def show(self, runs: dict[str, int]) -> None:
         """How many are in each state."""

@@ -32,6 +32,7 @@ MODULES = (
     "aura.server.ui.experiments",
     "aura.server.ui.experiment",
     "aura.server.ui.catalog",
+    "aura.server.ui.decommissions",
     "aura.server.ui.schedules",
     "aura.server.ui.topics",
     "aura.server.ui.letters",
@@ -66,6 +67,7 @@ MENU: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("Rollouts", "/rollouts", "rollouts"),
             Entry("Experiments", "/experiments", "experiments"),
             Entry("Catalog", "/catalog", "catalog"),
+            Entry("Decommissions", "/decommissions", "retired"),
         ),
     ),
     (

@@ -16,12 +16,15 @@ from aura.server.drivers import NOBODY
 from aura.server.emergencies import ForcedView
 from aura.server.rollouts import HistoryView
 from aura.server.ui import charts
+from aura.server.ui.backtest import show_backtest
 from aura.server.ui.charts import Bucket, Hill
 from aura.server.ui.differences import Differences
 from aura.server.ui.drawn import TONES, Drawing, Ladder, Meter, Traffic, Word, percent
+from aura.server.ui.forms import Field, Form, as_given, ask
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Click, Column, Empty, Stat, Table, button, card, el, heading
 from aura.server.ui.paths import path
+from aura.server.ui.plans import backtest
 from aura.server.ui.rollouts import LOOK, NEEDS, forced_line, shares, to_the_baseline
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import time_of
@@ -83,6 +86,10 @@ ASKS = (
         ("held", "paused"), "primary",
     ),
     _Ask(
+        "retry", "Retry the stage", "Begin the stage anew?",
+        "Its requests and its clock count from zero again.", ("running", "held", "paused"),
+    ),
+    _Ask(
         "rollback", "Roll back", "Send everybody back to {baseline}?",
         "All traffic goes back at once, and the rollout ends.",
         ("running", "held", "paused", "descending"), "danger",
@@ -139,15 +146,45 @@ class Actions:
             if asks:
                 button(f"Approve {status.stage}", self._approve(status, True), "primary", why_not)
                 button("Refuse", self._approve(status, False), "", why_not)
-            for ask in ASKS:
-                if status.state in ask.states:
-                    button(ask.label, self._give(ask, status), ask.tone, why_not)
+            for order in ASKS:
+                if status.state in order.states:
+                    button(order.label, self._give(order, status), order.tone, why_not)
+            later = [one.name for one in status.stages[status.stage_index + 1 :]]
+            if not status.ended and later:
+                button("Skip to a stage", lambda: self._skip(later), "", why_not)
+            button("Try another plan", self._backtest, "", why_not)
             if not status.ended:
                 names = status.splits
                 button(
                     "Force the baseline …", lambda: to_the_baseline(self._visit, names), "danger",
                     why_not,
                 )  # fmt: skip
+
+    async def _skip(self, later: Sequence[str]) -> None:
+        visit, name = self._visit, self._name
+        form = Form(
+            "Skip to a later stage?",
+            "It goes on there now, without the stages between. You answer for what is missing.",
+            "Skip",
+            (Field("stage", "Stage", "choice", options=tuple(later)),),
+        )
+        answer = await ask(visit, form, as_given)
+        if answer is None:
+            return
+        why, stage = answer.why, str(answer.found["stage"])
+        done = await visit.act(
+            Order("rollout skip", NEEDS, {"name": name, "stage": stage}), why,
+            lambda: rollouts.order_rollout(
+                visit.app, name, "skip", by=visit.caller.name, reason=why, stage=stage
+            ),
+        )  # fmt: skip
+        if done is not None:
+            _say(visit, done, f"{name} is told to skip to {stage}.")
+
+    async def _backtest(self) -> None:
+        found = await backtest(self._visit, self._name)
+        if found is not None:
+            show_backtest(self._visit, found)
 
     def _give(self, ask: _Ask, status: RolloutStatus) -> Click:
         async def give() -> None:
@@ -286,7 +323,7 @@ class Details:
                 self._latencies = Drawing()
             with card("Stages"):
                 self._stages = Table(STAGES, label="Both arms by stage")
-        self._differences = Differences()
+        self._differences = Differences(visit)
         with card("History", "who did what, when and why", "whole"):
             nothing = Empty("Nothing has happened yet", "A worker has not taken it up.")
             self._history = Table(HISTORY, label="History", empty=nothing)

@@ -10,9 +10,11 @@ from aura.server import emergencies, rollouts
 from aura.server.access import Needs
 from aura.server.emergencies import ForcedView, Which
 from aura.server.ui.drawn import Ladder, Meter, Share, Traffic, Word, nearness
+from aura.server.ui.forms import Field, Form, as_given, ask
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Table, badge, button, card, el, empty, heading, link
 from aura.server.ui.paths import path
+from aura.server.ui.plans import start_rollout
 from aura.server.ui.typed import Danger, confirm_typed
 from aura.server.ui.visit import Order, Visit
 from aura.server.views import time_of
@@ -42,6 +44,7 @@ RED_WORD = {"completed": "green", "rolled-back": "red"}
 async def all_rollouts(visit: Visit) -> None:
     """All of them, those under way first."""
     with heading("Rollouts", "Traffic that moves from a baseline to a candidate"):
+        button("Start a rollout", lambda: start_rollout(visit), "primary", visit.may(NEEDS))
         button(
             "Everybody to the baseline …", lambda: to_the_baseline(visit, ()), "danger",
             visit.may(NEEDS),
@@ -229,17 +232,22 @@ async def to_the_baseline(visit: Visit, names: tuple[str, ...]) -> None:
 
 async def release(visit: Visit, split: str) -> None:
     """Let a split be moved again."""
-    why = await visit.confirm(
+    form = Form(
         f"Release split {split}?",
         "It stays at its baseline, and rollouts and experiments may move it again.",
-        label="Release",
+        "Release",
+        (Field("restore", "Serve again what it served before, if nothing was moving it", "yes"),),
     )
-    if why is None:
+    answer = await ask(visit, form, as_given)
+    if answer is None:
         return
-    which = Which((split,))
+    which, why, restore = Which((split,)), answer.why, "restore" in answer.found
+    target = {"names": split} | ({"restore": "True"} if restore else {})
     await visit.act(
-        Order("rollback release", NEEDS, {"names": split}),
+        Order("rollback release", NEEDS, target),
         why,
-        lambda: emergencies.release(visit.app, which, reason=why, by=visit.caller.name),
+        lambda: emergencies.release(
+            visit.app, which, reason=why, by=visit.caller.name, restore=restore
+        ),
         f"Split {split} is released",
     )

@@ -30,9 +30,19 @@ from aura.server.ui.parts import (
     problem,
     written,
 )
-from aura.server.ui.run_actions import actions
+from aura.server.ui.run_actions import actions, signal_buttons
 from aura.server.ui.visit import Visit
-from aura.server.views import MOST_CHILDREN, CallView, Payload, RunView, payload_view, run_view
+from aura.server.views import (
+    MOST_CHILDREN,
+    MOST_WAITS,
+    CallView,
+    Payload,
+    RunView,
+    WaitView,
+    payload_view,
+    run_view,
+)
+from aura.server.waits import waits_now
 from aura.spans import span
 from aura.store.base import SETTLED, RunRecord
 
@@ -110,6 +120,7 @@ class RunPage:
         self._outline = Outline(record.id)
         self._signals = -1
         self._said = 0
+        self._waits: tuple[WaitView, ...] = ()
         self._streams: dict[str, El] = {}
         self._picked = visit.query.get("step", "")
 
@@ -120,6 +131,7 @@ class RunPage:
         attributes = (await self._app.store.attributes([record.id])).get(record.id, {})
         self._attributes = dict(attributes)
         self._head = el("div", "stack")
+        self._waits_box = el("div")
         view = visit.query.get("view", "")
         with card("Steps") as body:
             body.classes("flush")
@@ -155,6 +167,8 @@ class RunPage:
         if changed or found:
             await self._more(found)
         elif record.state not in SETTLED:
+            if any(one.kind == "retry" for one in self._waits):  # its end is no entry
+                self._show_waits(await waits_now(self._app, record, self._outline))
             self._steps.stand(record, self._app.time.now(), more=self._outline.full)
             await self._show_children()
 
@@ -169,7 +183,7 @@ class RunPage:
                     if view.cancel_requested and view.state not in SETTLED:
                         badge("asked to stop", "amber")
                 with el("div", "page-actions"):
-                    actions(self._visit, record, list(self._outline.found))
+                    actions(self._visit, record, list(self._outline.found), _choices(self._outline))
             with card():
                 _facts(view, self._attributes)
             if view.error is not None:
@@ -185,7 +199,8 @@ class RunPage:
         self._steps.stand(record, self._app.time.now(), more=self._outline.full)
 
     async def _more(self, found: tuple[Call, ...]) -> None:
-        """What the run hears and says."""
+        """What the run waits for, hears and says."""
+        self._show_waits(await waits_now(self._app, self._record, self._outline))
         if self._record.signals != self._signals:
             self._signals = self._record.signals
             self._show_signals(await outline.signals_of(self._app, self._record.id))
@@ -195,6 +210,21 @@ class RunPage:
             said = await outline.said_by(self._app, self._record.id, self._said)
             self._hear(said)
         await self._show_children()
+
+    def _show_waits(self, found: tuple[WaitView, ...]) -> None:
+        if found == self._waits:
+            return
+        self._waits = found
+        self._waits_box.clear()
+        if not found:
+            return
+        hint = f"the first {MOST_WAITS}" if len(found) > MOST_WAITS else ""
+        with self._waits_box, card("Waits for", hint), el("ul", "waits"):
+            for one in found[:MOST_WAITS]:
+                with el("li", "wait"):
+                    _wait_words(one)
+                    if one.kind == "signal":
+                        signal_buttons(self._visit, self._record.id, one.names)
 
     def _show_signals(self, found: tuple[SignalView, ...]) -> None:
         self._signals_box.clear()
@@ -295,6 +325,12 @@ class RunPage:
         ui.navigate.history.replace(f"{self._visit.request.url.path}?{query}")
 
 
+def _choices(known: Outline) -> list[str]:
+    """The names of the choices (`aura.choose`) that the run has made."""
+    names = (key.partition("/")[2].rpartition("#")[0] for key in known.found)
+    return sorted({one.removeprefix("choose:") for one in names if one.startswith("choose:")})
+
+
 def _facts(view: RunView, attributes: dict[str, str]) -> None:
     with el("dl", "strip"):
         with el("div"):
@@ -318,6 +354,22 @@ def _facts(view: RunView, attributes: dict[str, str]) -> None:
                     link(view.parent, f"/runs/{quote(view.parent, safe='')}")
         for name, value in attributes.items():
             _pair(name, value)
+
+
+def _wait_words(one: WaitView) -> None:
+    """What is waited for, in which lane, since when and until when."""
+    badge(one.kind, "violet")
+    if one.runs:
+        link(one.what, f"/runs/{quote(one.runs[0], safe='')}")
+    else:
+        el("span", "wait-what", one.what)
+    lane = one.call.partition("/")[0]
+    told = [
+        f"lane {lane}" if lane not in ("", "0") else "",
+        f"since {one.since:%Y-%m-%d %H:%M:%S} UTC" if one.since else "",
+        f"until {one.until:%Y-%m-%d %H:%M:%S} UTC" if one.until else "",
+    ]
+    el("span", "muted wait-times", " · ".join(part for part in told if part))
 
 
 def _brief(value: Any) -> str:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 from urllib.parse import quote
 
 from nicegui import ui
 
+from aura.errors import InvalidInput
 from aura.server import messages, operations
 from aura.server.access import Needs
 from aura.server.messages import Message
+from aura.server.runs_api import RequeueBody, RewardBody, UpdateBody
+from aura.server.starting import legal
+from aura.server.ui.forms import Field, Form, ask, dialog, into
 from aura.server.ui.parts import button, el
 from aura.server.ui.visit import Order, Visit
 from aura.store.base import CLOSED, PRIORITIES, SETTLED, RunRecord
@@ -21,11 +26,15 @@ MOST_KEYS = 500
 """So many steps are offered to fork at."""
 
 
-def actions(visit: Visit, run: RunRecord, keys: list[str]) -> None:
-    """The buttons; those that make no sense now are not there."""
+def actions(visit: Visit, run: RunRecord, keys: list[str], choices: list[str]) -> None:
+    """The buttons; those that make no sense now are not there. `choices` are the names of those
+    that the run has made (`aura.choose`)."""
     why = visit.may(NEEDS)
     if run.state not in CLOSED:
         button("Signal", lambda: _signal(visit, run.id), why_not=why)
+        button("Update", lambda: _update(visit, run.id), why_not=why)
+    if choices:
+        button("Reward", lambda: _reward(visit, run.id, choices), why_not=why)
     if run.state == "parked":
         button("Requeue", lambda: _requeue(visit, run.id), "primary", why)
     if run.state == "failed":
@@ -46,13 +55,73 @@ async def _cancel(visit: Visit, run_id: str) -> None:
 
 
 async def _requeue(visit: Visit, run_id: str) -> None:
-    told = "It goes on where it stopped; what is in its journal is not done again."
-    why = await visit.confirm(f"Requeue run {run_id}?", told, label="Requeue")
-    if why is not None:
+    form = Form(
+        f"Requeue run {run_id}?",
+        "It goes on where it stopped; what is in its journal is not done again.",
+        "Requeue",
+        (Field("version", "With the code of which version (the same, if empty)"),),
+    )
+    answer = await ask(visit, form, into(RequeueBody))
+    if answer is not None:
+        version = answer.found.version
         await visit.act(
-            _order("requeue", run_id), why,
-            lambda: messages.requeue_run(visit.app, run_id, visit.by), "The run goes on.",
+            _order("requeue", run_id, version=version or ""), answer.why,
+            lambda: messages.requeue_run(visit.app, run_id, visit.by, version), "The run goes on.",
         )  # fmt: skip
+
+
+async def _update(visit: Visit, run_id: str) -> None:
+    form = Form(
+        f"Update run {run_id}", "The run is given a value, and its answer is waited for.", "Send",
+        (
+            Field("name", "Name, as the workflow receives it"),
+            Field("value", "Value, as JSON", "json", "null"),
+            Field("timeout", "Seconds to wait for the answer", "number", "10"),
+        ),
+    )  # fmt: skip
+
+    async def check(given: dict[str, Any]) -> UpdateBody:
+        if not given.get("name"):
+            raise InvalidInput("the update has no name", hint="Give the one that the run receives")
+        return UpdateBody.model_validate({one: given[one] for one in given if one != "name"})
+
+    answer = await ask(visit, form, check)
+    if answer is None:
+        return
+    body, name = answer.found, str(answer.given["name"])
+
+    async def send() -> str:
+        found = await messages.update_run(
+            visit.app, run_id, Message(name, body.value), timeout=body.timeout, by=visit.by
+        )
+        return json.dumps(legal(found), ensure_ascii=False)
+
+    said = await visit.act(_order("update", run_id, name=name), answer.why, send)
+    if said is not None:
+        visit.tell(f"The run answers: {said[:500]}")
+
+
+async def _reward(visit: Visit, run_id: str, choices: list[str]) -> None:
+    form = Form(
+        f"Reward run {run_id}", "What its choices of that name were worth, from 0 to 1.", "Reward",
+        (
+            Field("name", "Choice", "choice", options=tuple(choices)),
+            Field("value", "Worth", "number", "1"),
+        ),
+    )  # fmt: skip
+
+    async def check(given: dict[str, Any]) -> RewardBody:
+        return RewardBody.model_validate({"value": given.get("value")})
+
+    answer = await ask(visit, form, check)
+    if answer is None:
+        return
+    name, value = str(answer.given["name"]), answer.found.value
+    await visit.act(
+        _order("reward", run_id, name=name), answer.why,
+        lambda: messages.reward_run(visit.app, run_id, name, value, visit.by),
+        "The choice knows what it was worth.",
+    )  # fmt: skip
 
 
 async def _retry(visit: Visit, run_id: str) -> None:
@@ -68,8 +137,8 @@ async def _retry(visit: Visit, run_id: str) -> None:
 
 
 async def _fork(visit: Visit, run_id: str, keys: list[str]) -> None:
-    with ui.dialog() as dialog, el("div", "dialog", role="dialog", aria_label="Fork"):
-        el("h2", "", f"Fork run {run_id}")
+    with dialog(visit, "Fork") as asked:
+        el("p", "muted", run_id)
         el("p", "", "A second run begins with this one's journal, up to the step that you choose.")
         offered = {"": "its end", **{key: key for key in keys[:MOST_KEYS]}}
         with el("label", "field"):
@@ -80,12 +149,10 @@ async def _fork(visit: Visit, run_id: str, keys: list[str]) -> None:
             version = ui.input().props("outlined dense")
         reason = _reason()
         with el("div", "dialog-actions"):
-            button("Not now", dialog.close)
-            button(
-                "Fork", lambda: dialog.submit((at.value, version.value, reason.value)), "primary"
-            )
-    found = await dialog
-    dialog.delete()
+            button("Not now", asked.close)
+            button("Fork", lambda: asked.submit((at.value, version.value, reason.value)), "primary")
+    found = await asked
+    asked.delete()
     if found is None:
         return
     key, named, why = (str(one or "") for one in cast("tuple[Any, ...]", found))
@@ -97,12 +164,20 @@ async def _fork(visit: Visit, run_id: str, keys: list[str]) -> None:
         visit.go(f"/runs/{quote(made.run.id, safe='')}")
 
 
-async def _signal(visit: Visit, run_id: str) -> None:
-    with ui.dialog() as dialog, el("div", "dialog", role="dialog", aria_label="Signal"):
-        el("h2", "", f"Signal run {run_id}")
+def signal_buttons(visit: Visit, run_id: str, names: tuple[str, ...]) -> None:
+    """A button for each signal that the run waits for, with its name filled in."""
+    why = visit.may(NEEDS)
+    for name in names:
+        button(f"Signal {name}", partial(_signal, visit, run_id, name), why_not=why)
+
+
+async def _signal(visit: Visit, run_id: str, known: str = "") -> None:
+    with dialog(visit, "Signal") as asked:
+        el("p", "muted", run_id)
         with el("label", "field"):
             el("span", "", "Name")
-            name = ui.input().props("outlined dense autofocus autocomplete=off spellcheck=false")
+            name = ui.input(value=known)
+            name.props("outlined dense autofocus autocomplete=off spellcheck=false")
         with el("label", "field"):
             el("span", "", "Payload, as JSON")
             payload = ui.textarea(value="null").props("outlined dense autogrow spellcheck=false")
@@ -121,13 +196,13 @@ async def _signal(visit: Visit, run_id: str) -> None:
             if not str(name.value or "").strip():
                 missing.show("Give the signal's name, as the workflow receives it.")
                 return
-            dialog.submit((str(name.value).strip(), value, str(priority.value), reason.value))
+            asked.submit((str(name.value).strip(), value, str(priority.value), reason.value))
 
         with el("div", "dialog-actions"):
-            button("Not now", dialog.close)
+            button("Not now", asked.close)
             button("Send", submit, "primary")
-    found = await dialog
-    dialog.delete()
+    found = await asked
+    asked.delete()
     if found is None:
         return
     named, value, level, why = cast("tuple[str, Any, str, Any]", found)

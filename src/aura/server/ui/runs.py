@@ -16,9 +16,11 @@ from aura.server import bulk, operations, workflows
 from aura.server.access import Needs
 from aura.server.bulk import Action, BulkView, Chosen
 from aura.server.scopes import theirs
+from aura.server.ui.first import first_command
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, El, Empty, Table, button, card, el, heading, sentence
 from aura.server.ui.paths import path
+from aura.server.ui.starts import start
 from aura.server.ui.visit import EVERY, Order, Visit, notify
 from aura.server.views import RunList, RunView
 
@@ -39,7 +41,6 @@ PER_PAGE = 50
 NONE = Empty(
     "No runs here",
     "Nothing is like that. Remove a filter, or start a run:",
-    "aura run app:app workflow '\"text\"'",
 )
 _PLAIN_CLICK = (
     "(e) => { if (!e.ctrlKey && !e.metaKey && !e.shiftKey) { e.preventDefault(); emit(); } }"
@@ -89,13 +90,15 @@ class RunsPage:
 
     async def build(self) -> None:
         """All of it; the list is kept current."""
-        heading("Runs")
+        with heading("Runs"):
+            button("Start a run", self._start, "primary", self._visit.may(NEEDS))
         with card() as body:
             body.classes("flush")
             with el("div", "filter-bar"):
                 await self._show_bar()
             self._bulk_bar = el("div", "bulk-bar hidden", role="region", aria_label="Chosen runs")
-            self._table = Table(COLUMNS, label="Runs", empty=NONE, choose=self._show_bulk)
+            none = replace(NONE, command=first_command(self._app, self._visit.caller.workflows))
+            self._table = Table(COLUMNS, label="Runs", empty=none, choose=self._show_bulk)
             self._pager = el("div", "pager")
         await self._visit.live(self._look, self._show)
 
@@ -140,6 +143,15 @@ class RunsPage:
                 del offered[""]
             select = ui.select(offered, value=one.workflow, on_change=self._choose_workflow)
             select.props('outlined dense aria-label="Workflow"').classes("workflow-select")
+
+    async def _start(self) -> None:
+        known = await self._workflows()
+        if known:
+            await start(self._visit, known)
+        else:
+            notify(
+                "No worker has told of a workflow yet. Start one: aura worker app:app", "problem"
+            )
 
     def _mark_tabs(self) -> None:
         """Which state is shown, and where the others lead."""

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aura.server import schedules
-from aura.server.access import Needs
-from aura.server.drivers import NOBODY
 from aura.server.schedules import (
-    OrderName,
-    OrderView,
     ScheduleDetail,
-    ScheduleOrder,
     ScheduleView,
 )
 from aura.server.scopes import require_schedule
@@ -19,10 +14,10 @@ from aura.server.ui.drawn import Word
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Stat, Table, button, card, el, facts, heading
 from aura.server.ui.paths import path
+from aura.server.ui.schedule_actions import NEEDS, Actions, put
 from aura.server.ui.values import line
-from aura.server.ui.visit import Order, Visit
+from aura.server.ui.visit import Visit
 
-NEEDS = Needs("operator", "body")
 NOTHING = Empty(
     "No schedules yet",
     "A schedule starts a workflow by the clock. Declare one in the app, and start a worker: "
@@ -47,20 +42,13 @@ HISTORY = (
     Column("reason", "Why", narrow=False),
 )
 TONES: Mapping[str, str] = {"active": "green", "paused": "amber", "deleted": "grey"}
-ASKS: Mapping[OrderName, tuple[str, str, str]] = {
-    "trigger": ("Trigger now", "Start its workflow now?", "Also while it is paused."),
-    "pause": (
-        "Pause", "Pause the schedule?",
-        "It starts nothing until it is resumed; ticks of that time are not made up for.",
-    ),
-    "resume": ("Resume", "Resume the schedule?", "It goes on with its next tick."),
-}  # fmt: skip
 
 
 @page("/schedules", "Schedules", about="body")
 async def all_schedules(visit: Visit) -> None:
     """All of them."""
-    heading("Schedules", "Workflows that start by the clock")
+    with heading("Schedules", "Workflows that start by the clock"):
+        button("New schedule", lambda: put(visit), "primary", visit.may(NEEDS))
     with card("Schedules"):
         table = Table(COLUMNS, label="Schedules", empty=NOTHING)
 
@@ -112,7 +100,7 @@ async def one_schedule(visit: Visit, name: str) -> None:
 
     def show(found: ScheduleDetail) -> None:
         one = found.schedule
-        actions.show(one.state)
+        actions.show(one)
         state.show(one.state)
         stats["Started"].show(f"{one.counts.started:,}")
         stats["Skipped"].show(f"{one.counts.skipped:,}", "another one still ran")
@@ -124,7 +112,7 @@ async def one_schedule(visit: Visit, name: str) -> None:
         history.show(_history(found))
 
     key = ("schedule", name, visit.caller.role, visit.caller.workflows)
-    await visit.live(lambda: schedules.show_schedule(visit.app, name), show, key=key, every=0.5)
+    await visit.live(lambda: schedules.show_schedule(visit.app, name), show, key=key)
 
 
 def _rules(one: ScheduleView) -> dict[str, object]:
@@ -150,49 +138,3 @@ def _history(found: ScheduleDetail) -> list[dict[str, object]]:
         }
         for number, one in reversed(list(enumerate(found.schedule.history)))
     ]  # fmt: skip
-
-
-class Actions:
-    """The buttons that fit the state."""
-
-    def __init__(self, visit: Visit, name: str) -> None:
-        self._visit = visit
-        self._name = name
-        self._box = el("div", "page-actions")
-        self._shown = ""
-
-    def show(self, state: str) -> None:
-        """For this state."""
-        if state == self._shown:
-            return
-        self._shown = state
-        self._box.clear()
-        with self._box:
-            self._button("trigger")
-            self._button("resume" if state == "paused" else "pause")
-
-    def _button(self, order: OrderName) -> None:
-        label, question, consequence = ASKS[order]
-
-        async def give() -> None:
-            visit, name = self._visit, self._name
-            why = await visit.confirm(question, consequence, label=label)
-            if why is None:
-                return
-            wish = ScheduleOrder(order, reason=why, by=visit.caller.name)
-
-            async def act() -> OrderView:
-                await require_schedule(visit.app, visit.caller, name)
-                return await schedules.order_schedule(visit.app, name, wish)
-
-            what = Order(f"schedules {order}", NEEDS, {"name": name})
-            done = await visit.act(what, why, act)
-            if done is None:
-                return
-            if done.done:
-                visit.say(f"Done: {order} {name}.")
-            else:
-                later = "a worker does it soon" if done.driven else f"no worker is there. {NOBODY}"
-                visit.say(f"Recorded: {order} {name}; {later}.", "" if done.driven else "problem")
-
-        button(label, give, "", self._visit.may(NEEDS))

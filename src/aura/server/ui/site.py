@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from aura.app import Aura
 from aura.errors import AuraError
+from aura.gateway import GatewayConfig
 from aura.gateway.problems import Problem
 from aura.server.access import Caller, Door, Needs, admit
 from aura.server.metrics import Metrics
@@ -33,6 +34,9 @@ STATIC = Path(__file__).parent / "static"
 PATIENCE = 30.0
 """Seconds that a page may take until it is given up."""
 
+LONGEST_NAME = 100
+"""Characters of a name in the title of a page."""
+
 WATCH = 1.0
 """Seconds between two looks at whether a page's session is still good."""
 
@@ -46,8 +50,11 @@ HEAD = (
 class Dashboard:
     """The pages as an ASGI application; open it before it is called, once per process."""
 
-    def __init__(self, app: Aura, door: Door, metrics: Metrics) -> None:
+    def __init__(
+        self, app: Aura, door: Door, metrics: Metrics, gateway: GatewayConfig | None = None
+    ) -> None:
         self._app = app
+        self._gateway = gateway
         self._trends = Trends(app, metrics)
         self._looks = Looks(app.clock.monotonic)
         self._host = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -92,11 +99,15 @@ class Dashboard:
         caller: Caller = request.scope["aura.caller"]
         session: Opened = request.scope["aura.session"]
         with shell.frame(one, caller, self._app.name, logged_in=bool(session.key)) as said:
-            visit = Visit(self._app, self._trends, caller, request, session, self._looks, said)
+            visit = Visit(
+                self._app, self._trends, self._gateway, caller, request, session, self._looks, said
+            )  # fmt: skip
             ui.timer(WATCH, visit.watch, immediate=False)
             try:
                 await admit(self._app, caller, one.needs, "this page", given.get("run_id"))
                 await one.build(visit, **given)
+                if given:
+                    ui.page_title(title_of(one, given))
             except (AuraError, Refused) as error:
                 context.client.status_code = problem_of(error).status
                 problem(error)
@@ -104,6 +115,12 @@ class Dashboard:
                 log.exception("the page %s failed", request.url.path[:200])
                 context.client.status_code = 500
                 problem(error)
+
+
+def title_of(one: Page, given: dict[str, Any]) -> str:
+    """What the tab says: of a page about one thing its name first, so tabs can be told apart."""
+    named = " · ".join(str(value)[:LONGEST_NAME] for value in given.values())
+    return f"{named} · {one.title} · Aura"
 
 
 async def _nothing(visit: Visit) -> None:

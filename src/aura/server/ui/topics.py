@@ -7,6 +7,7 @@ from aura.server.topics import EventPage, TopicView
 from aura.server.ui.pages import page
 from aura.server.ui.parts import Column, Empty, Stat, Table, card, el, heading, link
 from aura.server.ui.paths import path
+from aura.server.ui.topic_actions import actions
 from aura.server.ui.values import line
 from aura.server.ui.visit import Visit
 
@@ -73,7 +74,9 @@ def _row(one: TopicView) -> dict[str, object]:
 @page("/topics/{topic:segment}", "Topic", menu="/topics")
 async def one_topic(visit: Visit, topic: str) -> None:
     """A topic's groups and its last events."""
-    heading(topic, "")
+    with heading(topic, ""):
+        buttons = el("div", "page-actions")
+    known: tuple[str, ...] | None = None
     with el("div", "stats"):
         kept, size, emitted = Stat("Events kept", "–"), Stat("Bytes", "–"), Stat("Emitted", "–")
     with card("Groups"):
@@ -88,7 +91,14 @@ async def one_topic(visit: Visit, topic: str) -> None:
         return found[0], await topics.read_topic(visit.app, topic, last=LAST, limit=LAST)
 
     def show(found: tuple[TopicView, EventPage]) -> None:
+        nonlocal known
         one, last = found
+        names = tuple(each.group for each in one.groups)
+        if names != known:
+            known = names
+            buttons.clear()
+            with buttons:
+                actions(visit, topic, names)
         kept.show(f"{one.events:,}")
         size.show(f"{one.bytes:,}")
         emitted.show(f"{one.emitted:,}")

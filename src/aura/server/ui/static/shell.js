@@ -65,4 +65,20 @@
     paint();
   });
   drawn.observe(document.documentElement, { childList: true, subtree: true });
+
+  // A server that has begun anew does not know this page any more: then it is loaded again, which
+  // leads to the login where that is needed. A page that never had its connection is left alone.
+  let refused = 0;
+  async function lost() {
+    if (!window.did_handshake) return;
+    const there = await fetch("/_aura/favicon.svg", { cache: "no-store" }).then((one) => one.ok, () => false);
+    refused = there ? refused + 1 : 0;
+    if (refused > 1) location.reload();
+  }
+  const waiting = setInterval(() => {
+    if (!window.socket) return;
+    clearInterval(waiting);
+    window.socket.on("connect", () => (refused = 0));
+    window.socket.on("connect_error", lost);
+  }, 250);
 })();
