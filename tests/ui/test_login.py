@@ -163,15 +163,17 @@ def test_pages_of_others_neither_log_in_nor_connect(site: Site, admin: str) -> N
     assert handshake(site, client, "", site.url) == 403
     assert handshake(site, client, session(site, admin), site.url) == 403  # another session's page
     assert handshake(site, "made-up", kept, site.url) == 403
+    for path in ("", "x", "socket.io", "socket.iox/"):  # nothing is there
+        assert handshake(site, client, kept, site.url, path) == 403
 
 
-def handshake(site: Site, client: str, cookie: str, origin: str) -> int:
+def handshake(site: Site, client: str, cookie: str, origin: str, path: str = "socket.io/") -> int:
     """The status with which a page's connection is answered."""
     with socket.create_connection((urlsplit(site.url).hostname, urlsplit(site.url).port)) as wire:
         wire.settimeout(60)
         query = f"client_id={client}&tab_id=t&document_id=d&implicit_handshake=true"
         lines = [
-            f"GET /_nicegui_ws/socket.io/?{query}&EIO=4&transport=websocket HTTP/1.1",
+            f"GET /_nicegui_ws/{path}?{query}&EIO=4&transport=websocket HTTP/1.1",
             f"Host: {urlsplit(site.url).netloc}", "Upgrade: websocket", "Connection: Upgrade",
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13",
             *([f"Origin: {origin}"] if origin else []), *([f"Cookie: {cookie}"] if cookie else []),
