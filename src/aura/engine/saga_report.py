@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from aura.codec import plain
 from aura.engine.compensation import round_key, undo_key
+from aura.errors import CompensationFailed, SagaError
 from aura.store.base import Entry, RunState
 
 StepFate = Literal["kept", "compensated", "failed", "missing"]
+_PARKED = re.compile(r"saga (.+?) (?:is half compensated|cannot go on)")
 SagaEnd = Literal["completed", "compensated", "compensating", "parked"]
 
 
@@ -68,6 +71,14 @@ def count(reports: Iterable[SagaReport]) -> tuple[Counts, Counts]:
             step = key.rpartition("/")[2].partition("#")[0]
             fates[f"{one.name}/{step}", fate] += 1
     return ends, fates
+
+
+def parked_by(error: Mapping[str, Any]) -> str | None:
+    """The name of the saga that has parked a run, from the run's error; None: something else."""
+    if error.get("type") not in (CompensationFailed.__name__, SagaError.__name__):
+        return None
+    found = _PARKED.match(str(error.get("message")))
+    return None if found is None else found[1]
 
 
 def _fate(key: str, entries: Mapping[str, Entry]) -> StepFate:

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from aura.app import Aura
 from aura.codec import plain
 from aura.delivery.observation import Observation
+from aura.engine.saga_report import parked_by
 from aura.engine.traces import recorded_here, recorded_in
 from aura.errors import CodecError
 from aura.gateway import Gateway
@@ -57,6 +58,10 @@ SIGNALS = Spec(
 COMPENSATIONS = Spec(
     "aura_saga_compensations_total", "counter",
     "Compensations of sagas that ended in this process.", ("workflow", "outcome"), 1,
+)  # fmt: skip
+SAGAS = Spec(
+    "aura_sagas_total", "counter",
+    "Ends of sagas in this process, and runs that they parked.", ("workflow", "saga", "outcome"), 2,
 )  # fmt: skip
 PUBLISHING = Spec(
     "aura_bus_publish_seconds", "histogram",
@@ -147,6 +152,7 @@ class Metrics(Collector):
         self.steps = Durations(STEPS, WORK, most)
         self.signals = Durations(SIGNALS, FAST, most)
         self.compensations = Counts(COMPENSATIONS, most)
+        self.sagas = Counts(SAGAS, most)
         self.publishing = Durations(PUBLISHING, FAST, most)
         self.requests = Counts(REQUESTS, most)
         self.latencies = Durations(LATENCIES, WORK, most)
@@ -175,6 +181,9 @@ class Metrics(Collector):
                 self.compensations.add(workflow, outcome)
         elif kind == "signal" and entry.input is not None and entry.output is not None:
             self._received(entry)
+        elif kind == "value" and "/~~" in key and entry.output is not None:
+            name = self._names.get(key) or self._name(key)
+            self.sagas.add(workflow, name[2:], str(plain(entry.output)["end"]))
 
     def _name(self, key: str) -> str:
         """The step's name in its key, kept: runs of one workflow have the same keys."""
@@ -195,6 +204,10 @@ class Metrics(Collector):
         if run.state in ENDS:
             took = self.apps[0].time.now() - run.created_at
             self.workflows.add((run.workflow, run.state), took, recorded_in(run))
+        if run.state == "parked" and run.error is not None:
+            saga = parked_by(plain(run.error))
+            if saga is not None:
+                self.sagas.add(run.workflow, saga, "parked")
 
     def emitted(self, topic: str, seconds: float) -> None:
         """An event is durable."""
@@ -244,8 +257,8 @@ class Metrics(Collector):
 
     def others(self) -> Iterator[Metric]:
         """The counters and gauges."""
-        counted = (self.compensations, self.requests, self.user_failures, self.mismatches)
-        yield from (one.family() for one in counted)
+        counted = (self.sagas, self.requests, self.user_failures, self.mismatches)
+        yield from (one.family() for one in (self.compensations, *counted))
         yield from self._written()
         yield from self._gateway()
         yield from self.store.families()
