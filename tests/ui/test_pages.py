@@ -214,9 +214,12 @@ def test_a_signal_is_sent_and_its_run_followed(busy: Site, tab: Page) -> None:
     show(tab, "/runs/ask-2")
     expect(tab.get_by_role("region", name="State")).to_contain_text("asking")
     expect(tab.get_by_role("log")).to_contain_text('{"draft": "please 2"}')
-    tab.get_by_role("button", name="Signal", exact=True).click()
+    expect(tab).to_have_title("ask-2 · Run · Aura")
+    waits = tab.get_by_role("region", name="Waits for")
+    expect(waits).to_contain_text("the signal approval")
+    waits.get_by_role("button", name="Signal approval").click()
     asked = tab.get_by_role("dialog", name="Signal")
-    asked.get_by_label("Name").fill("approval")
+    expect(asked.get_by_label("Name")).to_have_value("approval")
     asked.get_by_label("Payload, as JSON").fill("{oh")
     asked.get_by_role("button", name="Send").click()
     expect(asked).to_contain_text("The payload is no JSON")
@@ -227,6 +230,8 @@ def test_a_signal_is_sent_and_its_run_followed(busy: Site, tab: Page) -> None:
     expect(tab.get_by_role("log")).to_contain_text("answered")
     expect(tab.get_by_role("region", name="Signals").first).to_contain_text('"ok": true')
     expect(tab.get_by_role("button", name="Signal", exact=True)).to_have_count(0)
+    expect(waits).to_have_count(0)
+    expect(tab.locator(".bar.of-signal")).to_have_count(1)
 
 
 def test_a_fork_begins_where_it_is_told(busy: Site, tab: Page) -> None:

@@ -198,10 +198,12 @@ def plot(one: Comparison, began: float, number: int = 0) -> str:
 
 
 class _Frame:
-    """Where times and differences are on the drawing. Early, wide bounds do not set its scale."""
+    """Where times and differences are on the drawing, from the first look on. Early, wide bounds do
+    not set its scale."""
 
     def __init__(self, points: Sequence[Point], began: float) -> None:
-        self._first = min(began, points[0].at)
+        self._first = points[0].at
+        self._before = max(0.0, self._first - began)
         self._last = max(points[-1].at, self._first + 1e-9)
         late = points[len(points) // 3 :]
         low = min(0.0, *(point.low or 0.0 for point in late))
@@ -232,7 +234,7 @@ class _Frame:
             )
         for part, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
             x = LEFT + part * (WIDTH - LEFT - RIGHT)
-            text = elapsed(part * (self._last - self._first))
+            text = elapsed(self._before + part * (self._last - self._first))
             yield f'<text x="{x:.1f}" y="{HEIGHT - 12}" text-anchor="{anchor}">{text}</text>'
 
     def zero(self) -> str:

@@ -30,6 +30,7 @@ from aura.engine.faults import run_error
 from aura.engine.lanes import Lane, scope
 from aura.engine.storeclock import end_wait
 from aura.engine.traces import carrying
+from aura.engine.waits import Wait, begun
 from aura.errors import (
     AuraError,
     LeaseLost,
@@ -232,24 +233,24 @@ class Children:
             future.set_result(record)
         return bool(waiting)
 
-    async def end_of(self, child: str, until: float) -> RunRecord | None:
-        """The record of the run when it has ended; None when the time (epoch seconds) is over
-        before. Raises RunNotFound."""
+    async def end_of(self, child: str, wait: Wait) -> RunRecord | None:
+        """The record of the run when it has ended; None when the time is over before. Raises
+        RunNotFound."""
         if child not in self.own:
-            return await self._end_of_stranger(child, until)
+            return await self._end_of_stranger(child, wait)
         while True:
             if child in self._told:
                 record = await self._look(child)
                 if record.state in TERMINAL:
                     return record
                 self._told.discard(child)
-            told = await self._wait(child, until)
+            told = await self._wait(child, wait.until, wait.say)
             if told is not None:
                 return told
             if child not in self._told:
                 return None
 
-    async def _end_of_stranger(self, run_id: str, until: float) -> RunRecord | None:
+    async def _end_of_stranger(self, run_id: str, wait: Wait) -> RunRecord | None:
         clock = self._execution.clock
         while True:
             record = await self._look(run_id)
@@ -258,12 +259,12 @@ class Children:
             if record.state == "moved" and await has_left(self.family.store, run_id):
                 return record
             now = clock.now()
-            if now >= until:
+            if now >= wait.until:
                 return None
             age = _AGE_SHARE * (now - record.created_at)
             pause = min(_LONGEST_LOOK, max(_FIRST_LOOK, age))
             with self.family.visiting(run_id, self):
-                told = await self._wait(run_id, min(until, now + pause))
+                told = await self._wait(run_id, min(wait.until, now + pause), wait.say)
             if told is not None:
                 return told
 
@@ -273,7 +274,9 @@ class Children:
             raise RunNotFound(f"there is no run {run_id}", hint="List runs with: aura runs list")
         return record
 
-    async def _wait(self, child: str, until: float) -> RunRecord | None:
+    async def _wait(
+        self, child: str, until: float, say: Callable[[], None] | None
+    ) -> RunRecord | None:
         """The record, when it was handed over; None when there is something to look at, or when
         the time is over."""
         execution = self._execution
@@ -281,7 +284,7 @@ class Children:
         self._waiting.setdefault(child, []).append(future)
         alarm = None if until == math.inf else end_wait(execution.clock, until, future)
         try:
-            with execution.idleness.waiting(until):
+            with execution.idleness.waiting(until, say):
                 return await future
         finally:
             if alarm is not None:
@@ -313,7 +316,8 @@ async def call(
     place = None if workflow.queue is None else Placement(workflow.queue)
     child = await _started(lane, key, "child", workflow, (args, kwargs), Terms(place=place))
     try:
-        return await _ended(lane, key + ENDED, child, workflow.signature.result, None)
+        slot = workflow.signature.result
+        return await _ended(lane, key + ENDED, child, slot, None, said=True)
     except asyncio.CancelledError:
         if not _leaving(lane.execution) and child in lane.execution.children.own:
             lane.execution.children.stop(child)
@@ -459,26 +463,30 @@ async def result(number: int, run_id: str, slot: Slot | None, timeout: float | N
 
 
 async def _ended(
-    lane: Lane, key: str, run_id: str, slot: Slot | None, timeout: float | None
+    lane: Lane,
+    key: str,
+    run_id: str,
+    slot: Slot | None,
+    timeout: float | None,
+    *,
+    said: bool = False,
 ) -> Any:
+    """How the run has ended; `said`: the journal tells anyway that it is waited for."""
     execution = lane.execution
     mark = digest(run_id.encode())
-    wait = None if timeout is None else execution.recorded(key + "/wait", "wait", mark)
+    waited = None if said else execution.recorded(key + "/wait", "wait", mark)
     entry = execution.recorded(key, "ended", mark)
     if entry is not None:
         await execution.turn_of(entry)
         output, error = entry.output, entry.error
     else:
         await execution.ready_for_new(lane)
-        until = math.inf
-        if wait is not None:
-            until = float(plain(wait.output))
-        elif timeout is not None:
-            until = execution.clock.now() + timeout
-            waits = Call(key + "/wait", mark, None)
-            execution.recorder.record(waits, "wait", output=to_json(until))
+        asked = Call(key + "/wait", mark, to_json({"run": run_id}))
+        wait = begun(execution, asked, timeout, waited)
+        if said:
+            wait = wait._replace(say=None)
         try:
-            record: RunRecord | AuraError | None = await execution.children.end_of(run_id, until)
+            record: RunRecord | AuraError | None = await execution.children.end_of(run_id, wait)
         except RunNotFound as missing:
             record = missing
         await _require_keys(execution, record)
@@ -486,7 +494,9 @@ async def _ended(
             execution.shadow.ended(run_id, record.error)
         output = record.output if isinstance(record, RunRecord) else None
         error = _dump_error(_failure(record, run_id, timeout)) if output is None else None
-        await execution.answer(Call(key, mark, None), "ended", output, error=error)
+        await execution.answer(
+            Call(key, mark, None), "ended", output, error=error, started=wait.began
+        )
     if error is None or timeout is None:
         execution.children.over(run_id)
     if error is not None:

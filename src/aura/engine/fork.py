@@ -39,6 +39,8 @@ KEPT = frozenset(
 """Columns of a run that its fork shares. All others are given anew, by `_beginning`."""
 
 _LONGEST = 480  # characters of the original's id in that of a fork
+_WAITED = ("signal", "ended")
+_FIRST = ("/got", "/ended/wait", "/ended")  # with which a call that is a wait may begin
 _ROUND = re.compile(r"(/~[^~].*#\d+)#\d+$")
 
 
@@ -105,7 +107,7 @@ def planned(
 ) -> Plan:
     """The rows of a fork, from those of its original in order of seq. Pure. Raises InvalidInput."""
     cut = len(journal) if what.at is None else _cut(what, run, journal)
-    moment = journal[cut]["started_at"] if cut < len(journal) else None
+    moment = _moment(journal[cut]) if cut < len(journal) else None
     while cut and journal[cut - 1]["kind"] == RECOVERED:
         cut -= 1  # that workers have died of the original says nothing of the fork
     kept, later = journal[:cut], journal[cut:]
@@ -118,6 +120,11 @@ def planned(
         lines,
         _undone(kept, later),
     )
+
+
+def _moment(row: Row) -> float:
+    """When an entry began; that of a wait which is over, when that was over."""
+    return float(row["recorded_at" if row["kind"] in _WAITED else "started_at"])
 
 
 def _beginning(what: Fork, run: Row, signals: int, now: float) -> Mapping[str, Any]:
@@ -159,12 +166,11 @@ def _cut(what: Fork, run: Row, journal: Sequence[Row]) -> int:
     """Where the key begins in the present execution's journal."""
     here = [at for at, row in enumerate(journal) if row["seq"] > run.get("base", 0)]
     keys = list(dict.fromkeys(journal[at]["key"] for at in here))
-    if what.at in keys:
+    begins = {what.at, *(f"{what.at}{end}" for end in _FIRST)} & set(keys)
+    if begins:
         told = f"{what.at}/stream:"  # by the step, before its result was there
         return next(
-            at
-            for at in here
-            if journal[at]["key"] == what.at or journal[at]["key"].startswith(told)
+            at for at in here if journal[at]["key"] in begins or journal[at]["key"].startswith(told)
         )
     near = get_close_matches(what.at or "", keys, 3, 0.4)
     raise InvalidInput(

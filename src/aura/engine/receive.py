@@ -22,6 +22,7 @@ from aura.engine.handle import UPDATE
 from aura.engine.lanes import Lane, scope
 from aura.engine.replay import BACK
 from aura.engine.storeclock import end_wait
+from aura.engine.waits import Wait, begun
 from aura.errors import CodecError, ConfigError, InvalidInput, RegistrationError, SignalTimeout
 from aura.store.base import Announce, Entry, Signal
 
@@ -207,19 +208,14 @@ async def _receive(
         execution.began(call)
     names = tuple(prefix + name for name in names)
     key = lane.key(label)
-    wait = None if timeout is None else execution.recorded(key, "wait")
+    wait = execution.recorded(key, "wait")
     got = execution.recorded(key + "/got", "signal")
     if got is not None:
         taken = await _again(execution, got)
     else:
         await execution.ready_for_new(lane)
-        until = math.inf
-        if wait is not None:
-            until = float(plain(wait.output))
-        elif timeout is not None:
-            until = execution.clock.now() + timeout
-            execution.recorder.record(Call(key, "", None), "wait", output=to_json(until))
-        taken = await _first(execution, key + "/got", names, until)
+        asked = Call(key, "", to_json({"names": names}))
+        taken = await _first(execution, key + "/got", names, begun(execution, asked, timeout, wait))
     if taken is None:
         what = " or ".join(names)
         raise SignalTimeout(f"no signal {what} came within {timeout:g} s")
@@ -237,17 +233,17 @@ async def _again(execution: Execution, got: Entry) -> Signal | None:
 
 
 async def _first(
-    execution: Execution, key: str, names: tuple[str, ...], until: float
+    execution: Execution, key: str, names: tuple[str, ...], wait: Wait
 ) -> Signal | None:
     """Wait for a signal, and journal it or that none came."""
-    signal = await _next(execution, names, until)
+    signal = await _next(execution, names, wait)
     if signal is None:
-        await execution.answer(Call(key, "", None), "signal", None)
+        await execution.answer(Call(key, "", None), "signal", None, started=wait.began)
         return None
     execution.pressing = signal.priority == "critical"
     head = to_json({name: getattr(signal, name) for name in _HEAD})
     with _handed_back(execution, key, signal):
-        await execution.answer(Call(key, "", head), "signal", signal.payload)
+        await execution.answer(Call(key, "", head), "signal", signal.payload, started=wait.began)
     return signal
 
 
@@ -267,9 +263,9 @@ def _handed_back(execution: Execution, key: str, signal: Signal | None) -> Itera
         raise
 
 
-async def _next(execution: Execution, names: tuple[str, ...], until: float) -> Signal | None:
+async def _next(execution: Execution, names: tuple[str, ...], wait: Wait) -> Signal | None:
     """The best signal that is there, or the next one; None when the time is over."""
-    mailbox = execution.mailbox
+    mailbox, until = execution.mailbox, wait.until
     over = until <= execution.clock.now()
     signal = mailbox.take(names) if over else mailbox.take_in_turn(names)
     if signal is not None or over:
@@ -277,7 +273,7 @@ async def _next(execution: Execution, names: tuple[str, ...], until: float) -> S
     waiter = mailbox.wait(names)
     alarm = None if until == math.inf else end_wait(execution.clock, until, waiter.future)
     try:
-        with execution.idleness.waiting(until):
+        with execution.idleness.waiting(until, wait.say):
             signal = await waiter.future
     except asyncio.CancelledError:
         mailbox.leave(waiter)

@@ -2,7 +2,9 @@
 
 Pure. A step that was tried three times has two "attempt" entries and one "step" entry under one
 key; a sleep has a "sleep" entry and, under its key with `/woke`, one that says it is over; the call
-of a child has a "child" entry and, under its key with `/ended`, one that says how it ended.
+of a child has a "child" entry and, under its key with `/ended`, one that says how it ended. A wait
+for a signal has a "wait" entry if it was long or has a time-out, and its end under `/got`; one for
+the result of a run has it under `/ended/wait`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from aura.engine.replay import SUPPRESSED
 from aura.store.base import Entry
 
 CallState = Literal["done", "failed", "retrying", "waiting"]
-LATER = {"woke": "/woke", "ended": "/ended", "over": "/over"}
-"""Kinds of entries that belong to an earlier one, and how their keys end."""
+LATER = {
+    "woke": "/woke", "ended": "/ended", "over": "/over", "signal": "/got", "wait": "/ended/wait",
+}  # fmt: skip
+"""Kinds of entries that belong to a call, and how their keys may end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +45,19 @@ class Call:
 
     @property
     def kind(self) -> str:
-        """step, sleep, value, ... as it will be when it is over."""
+        """step, sleep, value, ... as it will be when it is over; a wait is "wait" until then."""
         first = self.entries[0].kind
+        if first == "wait":
+            return self.last.kind
         return "step" if first == "attempt" else first
 
     @property
     def state(self) -> CallState:
-        """Where the call is: "retrying" between two attempts, "waiting" while it sleeps or its
-        child runs."""
+        """Where the call is: "retrying" between two attempts, "waiting" while it sleeps, its
+        child runs or nothing has come."""
         if self.last.kind == "attempt":
             return "retrying"
-        if self.last.kind in ("sleep", "child"):
+        if self.last.kind in ("sleep", "child", "wait"):
             return "waiting"
         return "failed" if self.last.error is not None else "done"
 

@@ -14,8 +14,10 @@ from aura.engine.attributes import read_attribute
 from aura.engine.fork import Fork, fork, fork_id
 from aura.engine.ids import storable as storable
 from aura.errors import InvalidInput, RunNotFound
+from aura.server.journal import calls
 from aura.server.views import (
     MOST_CHILDREN,
+    MOST_WAITS,
     DatabaseView,
     RunDetail,
     RunList,
@@ -26,6 +28,7 @@ from aura.server.views import (
     run_view,
     worker_view,
 )
+from aura.server.waits import waits
 from aura.store.base import RunFilter, RunState
 
 STATES: tuple[RunState, ...] = get_args(RunState)
@@ -79,9 +82,12 @@ async def list_runs(
     limit: int = 50,
     cursor: str | None = None,
     attributes: Sequence[str] = (),
+    since: float | None = None,
+    until: float | None = None,
 ) -> RunList:
-    """A page of runs, newest first; those that have all `attributes`, each as name:value. Raises
-    InvalidInput for an unknown state, limit, cursor or attribute."""
+    """A page of runs, newest first; those that have all `attributes`, each as name:value, and were
+    created from `since` on and before `until` (epoch seconds). Raises InvalidInput for an unknown
+    state, limit, cursor or attribute."""
     if state is not None and state not in STATES:
         raise InvalidInput(f"there is no state {state!r}", hint=f"States: {', '.join(STATES)}")
     if not 1 <= limit <= MOST_RUNS:
@@ -90,10 +96,14 @@ async def list_runs(
     if not all(map(storable, (workflow or "", *(value for _, value in words)))):
         return RunList((), None)
     before = read_cursor(cursor) if cursor else None
+    if until is not None:
+        before = min(before or (until, ""), (until, ""))
     where = RunFilter(workflow=workflow, limit=limit + 1, before=before, attributes=words)
     if state is not None:
         where = replace(where, state=state)
     found = await app.runs(where)
+    if since is not None:  # the newest come first, so the others end the list
+        found = [run for run in found if run.created_at >= since]
     page = found[:limit]
     more = len(found) > limit
     after = write_cursor(page[-1].created_at, page[-1].id) if more else None
@@ -108,10 +118,12 @@ async def show_run(app: Aura, run_id: str, *, full: bool = False) -> RunDetail:
         raise no_run(run_id)
     family = RunFilter(parent=run_id, limit=MOST_CHILDREN + 1)
     known = await app.store.attributes([run_id])
-    return run_detail(
-        record, await app.store.journal(run_id), await app.store.runs(family), full=full,
-        attributes=known.get(run_id),
-    )  # fmt: skip
+    journal = await app.store.journal(run_id)
+    detail = run_detail(
+        record, journal, await app.store.runs(family), full=full, attributes=known.get(run_id)
+    )
+    found = waits(record, calls(journal), app.time.now())
+    return replace(detail, waits=found[:MOST_WAITS], more_waits=len(found) > MOST_WAITS)
 
 
 async def runs_of(app: Aura, ids: Sequence[str]) -> dict[str, RunView]:

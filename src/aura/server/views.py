@@ -29,6 +29,9 @@ WHOLE = 2_048
 MOST_CHILDREN = 100
 """So many children are shown with a run."""
 
+MOST_WAITS = 100
+"""So much of what a run waits for is shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -104,6 +107,22 @@ class CallView:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitView:
+    """Something that a run waits for. `kind` is "signal", "update", "timer", "child", "run",
+    "retry", or of a run that does not go on by itself "queue", "worker", "start", "person"; `what`
+    says it in words. `names` are the signals or updates, any of which will do, `runs` those that
+    are to end, `call` is the key in the journal. `until` is its time-out or when it is over."""
+
+    kind: str
+    what: str
+    names: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    call: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SuppressedView:
     """An effect that a shadow run did not make: see `aura.engine.shadow.Suppressed`."""
 
@@ -118,7 +137,8 @@ class SuppressedView:
 class RunDetail:
     """A run with what went in, what came out and its journal, in the order of its calls. `children`
     are the newest runs that it has started; whether there are more says `more_children`.
-    `suppressed` are the effects that a shadow run did not make."""
+    `suppressed` are the effects that a shadow run did not make. `waits` is what it waits for now;
+    whether there is more says `more_waits`."""
 
     run: RunView
     input: Payload
@@ -127,6 +147,8 @@ class RunDetail:
     children: tuple[RunView, ...] = ()
     more_children: bool = False
     suppressed: tuple[SuppressedView, ...] = ()
+    waits: tuple[WaitView, ...] = ()
+    more_waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +298,7 @@ def call_view(call: Call, *, full: bool = False) -> CallView:
         attempts=call.last.attempt,
         started_at=time_of(call.started_at),
         seconds=None if call.seconds is None else round(call.seconds, 6),
-        input=payload_view(call.entries[0].input, full=full),
+        input=payload_view(_input(call), full=full),
         output=_hidden(call) or payload_view(_output(call), full=full),
         error=error_view(call.last.error),
         failures=failed,
@@ -316,8 +338,16 @@ def _hidden(call: Call) -> Payload | None:
     return Payload(len(_output(call) or b""), True, HIDDEN) if named else None
 
 
+def _input(call: Call) -> bytes | None:
+    """What was given; of a wait that is over, what is known of the signal that came."""
+    first, last = call.entries[0], call.last
+    return last.input or first.input if first.kind == "wait" else first.input
+
+
 def _output(call: Call) -> bytes | None:
     """What it gave; of a sleep that is over, until when it was."""
+    if call.entries[0].kind == "wait":
+        return call.last.output
     return next((one.output for one in reversed(call.entries) if one.output is not None), None)
 
 
