@@ -81,7 +81,8 @@ def test_the_shape_of_a_run(aura: Aura) -> None:
     aura("run", "research:app", "research", '"abc"', "--version", "1.0.0", "--id", "tree")
     found = aura("runs", "show", "tree", "--json").json
     assert found.keys() == {
-        *("run", "input", "output", "journal", "children", "more_children", "suppressed")
+        *("run", "input", "output", "journal", "children", "more_children", "suppressed"),
+        *("waits", "more_waits"),
     }
     assert found["run"].keys() == RUN_KEYS
     assert found["input"].keys() == {"bytes", "whole", "value", "preview", "encrypted"}
@@ -194,10 +195,19 @@ async def waits() -> str:
         return await aura.receive("go", type=str, timeout=0.01)
     except aura.SignalTimeout:
         return "nobody"
+
+
+@app.workflow(version="1.0.0")
+async def asks() -> None:
+    await aura.receive(("yes", "no"), timeout=86_400)
 """
 
 
 def test_a_wait_is_shown_with_its_end(aura: Aura, project: Path) -> None:
     (project / "waits.py").write_text(WAITS)
     assert aura("run", "waits:app", "waits", "--id", "w").json == "nobody"
-    assert re.search(r"signal:go#1 \(wait\) .* until 20\d\d-", aura("runs", "show", "w").out)
+    assert re.search(r"signal:go#1 \(signal\) .* none came", aura("runs", "show", "w").out)
+    assert aura("run", "waits:app", "asks", "--id", "a", "--timeout", "0.5").code != 0
+    [wait] = aura("runs", "show", "a", "--json").json["waits"]
+    assert wait["kind"] in ("signal", "worker"), "it was handed back, or had left memory before"
+    assert re.search(f"waits for +{wait['what']}", aura("runs", "show", "a").out)

@@ -29,7 +29,16 @@ from aura.cli.output import (
 from aura.server import operations
 from aura.server.journal import Call, LaneTree, calls, lane_tree
 from aura.server.operations import MOST_RUNS
-from aura.server.views import CallView, Payload, RunDetail, RunList, RunView, call_view, time_of
+from aura.server.views import (
+    CallView,
+    Payload,
+    RunDetail,
+    RunList,
+    RunView,
+    WaitView,
+    call_view,
+    time_of,
+)
 from aura.spans import span
 from aura.store.base import SETTLED, TERMINAL
 
@@ -187,6 +196,9 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
         facts.append(("execution", str(run.execution)))
     if run.wake_at:
         facts.append(("wakes", f"{moment(run.wake_at)} UTC"))
+    facts += [("waits for", clean(wait_line(one))) for one in detail.waits]
+    if detail.more_waits:
+        facts.append(("", "and more"))
     if run.worker:
         facts.append(("worker", run.worker))
     if run.recoveries:
@@ -197,6 +209,13 @@ def _show_head(detail: RunDetail, *, full: bool) -> None:
     grid = table(("", ""), facts)
     grid.show_header = False
     show(grid)
+
+
+def wait_line(one: WaitView) -> str:
+    """What a run waits for, since when and until when."""
+    since = f", since {moment(one.since)} UTC" if one.since else ""
+    until = f", until {moment(one.until)} UTC" if one.until else ""
+    return f"{one.what}{since}{until}"
 
 
 def _show_suppressed(detail: RunDetail) -> None:
@@ -257,6 +276,8 @@ def _leaf(tree: Tree, call: CallView, *, full: bool) -> None:
     )
     if call.kind in ("sleep", "wait") and call.output is not None and call.output.whole:
         line.append(f"  until {moment(time_of(call.output.value))} UTC", "dim")
+    elif call.kind == "signal" and call.output is None:
+        line.append("  → none came", "dim")
     elif call.output is not None and not full:
         line.append(f"  → {payload(call.output, 90)}", "dim")
     node = tree.add(line)

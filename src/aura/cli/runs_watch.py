@@ -19,7 +19,7 @@ from aura.cli.exits import NOT_WELL
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, console, error_line, print_json_line, styled, table
-from aura.cli.runs import branch, row
+from aura.cli.runs import branch, row, wait_line
 from aura.server import operations
 from aura.server.journal import LaneTree, calls, lane_tree
 from aura.server.views import RunDetail, RunView
@@ -178,7 +178,9 @@ def _picture_of_one(seen: Seen) -> RenderableType:
         (f"{clean(run.id)}  ", "bold"), f"{clean(run.workflow)} {run.version}  ",
         styled(run.state), f"  {span(run.seconds)}",
     )  # fmt: skip
-    parts: list[RenderableType] = [head, branch(Tree(Text("journal", "bold")), tree, full=False)]
+    waits = [Text(clean(f"waits for {wait_line(one)}")) for one in detail.waits]
+    journal = branch(Tree(Text("journal", "bold")), tree, full=False)
+    parts: list[RenderableType] = [head, *waits, journal]
     if run.error is not None:
         parts.append(Text(error_line(run.error), "red"))
     return Group(*parts)
