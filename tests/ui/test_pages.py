@@ -57,7 +57,7 @@ def audited(site: Site) -> list[dict[str, Any]]:
 def test_what_is_empty_says_what_to_type_next(empty: Site, tab: Page) -> None:
     show(tab, "/")
     expect(tab.get_by_text("Nothing has run yet")).to_be_visible()
-    expect(tab.get_by_text("aura run app:app")).to_be_visible()
+    expect(tab.get_by_text("aura run tests.ui.program:app research")).to_be_visible()
     picture(tab, "empty")
     show(tab, "/runs")
     expect(tab.get_by_text("No runs here")).to_be_visible()
