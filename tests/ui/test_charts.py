@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from aura.delivery.analysis import Comparison, Point
+from aura.delivery.report import plot
 from aura.server.ui import charts
 from aura.server.ui.charts import Bucket, Hill
 
@@ -158,3 +160,18 @@ def test_what_comes_from_a_database_is_text() -> None:
 )  # fmt: skip
 def test_numbers_are_short(value: float, told: str) -> None:
     assert charts.number(value) == told
+
+
+def test_the_chart_of_an_experiment_begins_at_its_first_look() -> None:
+    points = tuple(Point(1_000.0 + at, 10, 0.1, -0.5, 0.6) for at in (600.0, 900.0, 1_200.0))
+    one = Comparison(
+        "sales", "b", 10, 10, 1.0, 0.9, 0.1, -0.5, 0.6, None, None, None, 0.05, 0.3, "open",
+        0.0, points,
+    )  # fmt: skip
+    drawn = plot(one, 1_000.0)
+    assert re.findall(r">(\d+) min<", drawn) == ["10", "15", "20"]
+    middle = re.search(r'class="mid" points="([\d.]+),', drawn)
+    first = re.search(r'<line class="grid" x1="([\d.]+)"', drawn)
+    assert middle is not None
+    assert first is not None
+    assert float(middle[1]) == float(first[1]), "the first look is at the left end"
