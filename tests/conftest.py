@@ -13,13 +13,18 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 # A busy machine is no counterexample; what hangs is ended by the time limit of each test.
 # The same examples in every run: a rare one that fails is to be found at a desk and not by chance
 # in CI. `HYPOTHESIS_PROFILE=search pytest ...` looks for new ones.
 settings.register_profile("aura", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "aura"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "aura")
+settings.load_profile(PROFILE)
+if PROFILE == "aura" and hasattr(providers, "_get_local_constants"):
+    # It takes constants of all modules that happen to be loaded: other examples in each run.
+    providers._get_local_constants = lambda: type(providers._local_constants)()
 
 
 _LONGEST = ("crash", "chaos", "e2e")

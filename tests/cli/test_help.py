@@ -38,19 +38,22 @@ def test_the_commands_are_these() -> None:
     wanted = {
         "": "init top serve worker run doctor gc promote replay apply rollback",
         "runs": "list watch show cancel signal update state stream requeue retry fork export "
-        "import",
+        "import bulk reward",
         "rollout": "start status advance hold pause resume retry rollback skip approve history "
         "backtest",
         "experiment": "plan start list status stop report",
         "catalog": "list show diff deprecate",
-        "schedules": "list show pause resume trigger backfill delete",
+        "schedules": "list show put pause resume trigger backfill delete",
         "queues": "list show",
+        "workers": "list show",
+        "splits": "list show",
+        "audit": "list",
         "shadow": "report list clear",
         "contract": "infer check",
-        "topics": "list show replay forget",
+        "topics": "list show emit replay forget",
         "flows": "list show evaluate release start stop status",
         "decommission": "start status undo",
-        "dlq": "list show requeue drop",
+        "dlq": "list show requeue drop bulk",
         "token": "create list revoke",
     }
     paths = {(*filter(None, [group]), name) for group in wanted for name in wanted[group].split()}

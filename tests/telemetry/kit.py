@@ -1,9 +1,11 @@
-"""Spans as a tree of names, and a collector for processes that export theirs."""
+"""Spans as a tree of names, an app that makes them, a collector for those of other processes."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +16,11 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import aura
+from aura import Aura, Config, step, telemetry
 from aura.telemetry import Telemetry
+
+INCOMING = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Seen(NamedTuple):
@@ -135,3 +141,54 @@ def _received(request: Any) -> Iterator[Seen]:
 
 def _values(pairs: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in pairs}
+
+
+async def until(condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, f"{what} has not come"
+        await asyncio.sleep(0.01)
+
+
+def app_of(database: str, wanted: Telemetry | bool | None, **settings: Any) -> Aura:
+    return Aura("traced", config=Config(database=database, **settings), telemetry=wanted)
+
+
+def story(app: Aura, tries: list[int], handled: list[Any]) -> None:
+    """A workflow that does one of each."""
+
+    @step(retries=aura.Retry(attempts=1, first=0.001))
+    async def ask(text: str) -> str:
+        tries.append(1)
+        with telemetry.model("gpt-5", provider="openai") as call:
+            call.note(request_temperature=0.5, request_stop_sequences=["a", "b"])
+            call.note(request_choice_count=2, usage_cache_read_input_tokens=4)
+            call.note(server_address="api.openai.com", server_port=443)
+            if len(tries) == 1:
+                raise ValueError("refused, password=hunter2")
+            call.used(input_tokens=12, output_tokens=3)
+            call.answered(model="gpt-5-mini", id="x", finish="stop")
+        await aura.emit("asked", {"text": text})
+        return text
+
+    @step(idempotent=True)
+    def plain(text: str) -> str:
+        return text
+
+    @app.workflow(version="1.0.0")
+    async def inner(text: str) -> str:
+        return await plain(text)
+
+    @app.workflow(version="1.0.0")
+    async def outer(text: str) -> str:
+        text = await ask(text)
+        await asyncio.gather(inner(text), plain(text))
+        await aura.emit("done", text)
+        return text
+
+    @app.subscribe("asked", group="g")
+    async def on_asked(payload: dict[str, str]) -> None:
+        await aura.emit("handled", payload)
+        handled.append(payload)
+
+    app.subscribe("done", group="w")(inner)

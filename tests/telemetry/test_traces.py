@@ -6,79 +6,20 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from opentelemetry import trace as api
 from opentelemetry.trace import NoOpTracerProvider
 
 import aura
-from aura import Aura, Config, RunFailed, step, telemetry
-from aura.engine.traces import carried_in, current, parsed, process_of, stated
+from aura import RunFailed, step, telemetry
+from aura.engine.traces import carried_in, current
 from aura.errors import ConfigError
-from aura.gateway import GatewayConfig
-from aura.gateway.config import parse_gateway
-from aura.server.serving import Serving
 from aura.telemetry import Telemetry
 from aura.telemetry.tracing import Budget
-from tests.telemetry.kit import Seen, Spans, tree
-
-INCOMING = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-STATE = "ot=th:8,congo=" + "t61rcWkgMzE" * 20
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, f"{what} has not come"
-        await asyncio.sleep(0.01)
-
-
-def app_of(database: str, wanted: Telemetry | bool | None, **settings: Any) -> Aura:
-    return Aura("traced", config=Config(database=database, **settings), telemetry=wanted)
-
-
-def story(app: Aura, tries: list[int], handled: list[Any]) -> None:
-    """A workflow that does one of each."""
-
-    @step(retries=aura.Retry(attempts=1, first=0.001))
-    async def ask(text: str) -> str:
-        tries.append(1)
-        with telemetry.model("gpt-5", provider="openai") as call:
-            call.note(request_temperature=0.5, request_stop_sequences=["a", "b"])
-            call.note(request_choice_count=2, usage_cache_read_input_tokens=4)
-            call.note(server_address="api.openai.com", server_port=443)
-            if len(tries) == 1:
-                raise ValueError("refused, password=hunter2")
-            call.used(input_tokens=12, output_tokens=3)
-            call.answered(model="gpt-5-mini", id="x", finish="stop")
-        await aura.emit("asked", {"text": text})
-        return text
-
-    @step(idempotent=True)
-    def plain(text: str) -> str:
-        return text
-
-    @app.workflow(version="1.0.0")
-    async def inner(text: str) -> str:
-        return await plain(text)
-
-    @app.workflow(version="1.0.0")
-    async def outer(text: str) -> str:
-        text = await ask(text)
-        await asyncio.gather(inner(text), plain(text))
-        await aura.emit("done", text)
-        return text
-
-    @app.subscribe("asked", group="g")
-    async def on_asked(payload: dict[str, str]) -> None:
-        await aura.emit("handled", payload)
-        handled.append(payload)
-
-    app.subscribe("done", group="w")(inner)
+from tests.telemetry.kit import INCOMING, Seen, Spans, app_of, story, tree, until
 
 
 async def test_the_whole_story_is_one_trace(database: str, spans: Spans) -> None:
@@ -383,160 +324,6 @@ async def test_schedules_and_the_like_make_no_spans(spans: Spans) -> None:
     async with app:
         await until(lambda: any(one.name == "run tick" for one in spans.all()), "a tick")
     assert {one.name for one in spans.all()} <= {"run tick", "queue default"}
-
-
-# -- HTTP --------------------------------------------------------------------------------------
-
-
-def client(serving: Serving) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app=serving, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080")
-
-
-@pytest.mark.parametrize("traced", [True, False])
-async def test_a_request_brings_its_trace(spans: Spans, traced: bool) -> None:
-    app = app_of(":memory:", spans.settings() if traced else False)
-    story(app, [1], [])
-    handled: list[str] = []
-
-    @app.subscribe("told", group="g")
-    async def on_told(payload: str) -> None:
-        here = current.get()
-        assert here is not None
-        handled.append(here.tracestate)
-
-    @app.workflow(version="1.0.0")
-    async def tells() -> None:
-        await aura.emit("told", "x")
-
-    headers = {"traceparent": INCOMING, "tracestate": STATE.replace(",", " ,\t")}
-    async with Serving(app, None) as serving, client(serving) as http:
-        body = {"workflow": "tells", "id": "r"}
-        answer = await http.post("/api/v1/runs", json=body, headers=headers)
-        assert answer.status_code in (200, 201), answer.text
-        await app.run("r").result()
-        origin = (await app.run("r").record()).origin
-        assert process_of(origin) == app.results.origin
-        await until(lambda: handled, "the handler")
-        assert (await http.get("/api/v1/runs/missing", headers=headers)).status_code == 404
-        assert (await http.get("/healthz", headers=headers)).status_code == 200
-    assert INCOMING[3:35] in origin
-    assert origin.endswith(f"/{STATE}")
-    assert handled == [STATE]  # over the journal and the event
-    if not traced:
-        assert origin.endswith(f"{INCOMING}/{STATE}")
-        assert spans.all() == []
-        return
-    assert {one.trace for one in spans.all()} == {INCOMING[3:35]}
-    found = tree(one for one in spans.all() if not one.name.startswith("queue"))
-    run = "? > POST /api/v1/runs > start tells > run tells"
-    assert found == [
-        "? > GET /api/v1/runs/{run_id}",
-        "? > POST /api/v1/runs",
-        "? > POST /api/v1/runs > start tells",
-        run,
-        f"{run} > publish told",
-        f"{run} > publish told > process told",
-    ]
-    [served] = [one for one in spans.all() if one.name == "POST /api/v1/runs"]
-    assert (served.kind, served.parent, served.failed) == ("SERVER", INCOMING[36:52], False)
-    assert served.attributes == {
-        "http.request.method": "POST",
-        "http.route": "/api/v1/runs",
-        "http.response.status_code": answer.status_code,
-        "url.scheme": "http",
-    }
-    states = {one.context.trace_state.to_header() for one in spans.exporter.get_finished_spans()}
-    assert states == {STATE}
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (" a=1 ,, b@c=2 x\t", "a=1,b@c=2 x"),
-        ("", ""),
-        ("A=1", ""),
-        ("a=1,b", ""),
-        ("a=1=2", ""),
-        ("a=\x7f", ""),
-        ("a=\u00e9", ""),
-        (",".join(f"k{n}=1" for n in range(33)), ""),
-        (f"a={'x' * 200},b={'x' * 200},c={'x' * 200}", ""),
-    ],
-)
-def test_what_a_tracestate_is(text: str, found: str) -> None:
-    assert stated(text) == found
-
-
-def gateway_to(url: str) -> GatewayConfig:
-    found = parse_gateway(
-        "gateway:\n  routes:\n    - {path: /w, split: s, baseline: work}\n"
-        "    - {path: /*, split: t, baseline: service}\n"
-        "  targets:\n    work: {workflow: inner, version: 1.0.0}\n"
-        f"    service: {{http: '{url}'}}\n"
-    )
-    assert found is not None
-    return found
-
-
-@pytest.mark.parametrize("traced", [True, False])
-async def test_the_gateway_passes_the_trace_on(spans: Spans, traced: bool) -> None:
-    heard: list[str] = []
-
-    async def service(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        heard.extend(one for one in head.split("\r\n") if one.lower().startswith("trace"))
-        writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(service, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    app = app_of(":memory:", spans.settings() if traced else False)
-    story(app, [1], [])
-    async with server, Serving(app, gateway_to(url)) as serving, client(serving) as http:
-        headers = {"traceparent": INCOMING, "tracestate": STATE}
-        assert (await http.get("/x", headers=headers)).status_code == 503
-        answer = await http.post("/w", json={"text": "x"}, headers=headers)
-        run = await app.run(answer.headers["x-aura-run"]).record()
-    line, state = sorted(heard)
-    assert INCOMING[3:35] in line
-    assert state.lower() == f"tracestate: {STATE}".lower()
-    assert INCOMING[3:35] in run.origin
-    if traced:
-        [call] = [one for one in spans.all() if one.name == "call service"]
-        [served] = [one for one in spans.all() if one.name == "GET /*"]
-        assert (served.kind, served.parent) == ("SERVER", INCOMING[36:52])
-        assert (call.kind, call.parent) == ("CLIENT", served.id)
-        for one in (served, call):
-            assert one.attributes["http.response.status_code"] == 503
-            assert (one.failed, one.attributes["error.type"]) == (True, "503")
-        assert call.id in line
-        whole = "? > POST /w > start inner > run inner"
-        assert whole in tree(spans.all())
-    else:
-        assert line.lower() == f"traceparent: {INCOMING}"
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (INCOMING, INCOMING),
-        (INCOMING[:-2] + "ff", INCOMING),
-        ("01" + INCOMING[2:] + "-more", INCOMING),
-        (INCOMING + "-more", None),
-        ("ff" + INCOMING[2:], None),
-        (INCOMING.upper(), None),
-        (INCOMING.replace("b7ad6b7169203331", "0" * 16), None),
-        (INCOMING.replace("0af7651916cd43dd8448eb211c80319c", "0" * 32), None),
-        (INCOMING[:-2] + "zz", None),
-        (INCOMING[:-1] + "\N{ARABIC-INDIC DIGIT ONE}", None),
-        ("", None),
-        (None, None),
-    ],
-)
-def test_what_a_traceparent_is(text: str | None, found: str | None) -> None:
-    assert parsed(text) == found
 
 
 # -- on and off --------------------------------------------------------------------------------

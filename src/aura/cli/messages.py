@@ -12,7 +12,7 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.options import Database, Json
-from aura.cli.output import note, print_json, print_json_line, print_value
+from aura.cli.output import clean, note, print_json, print_json_line, print_value
 from aura.cli.run import decoded
 from aura.cli.runs import RunId, runs
 from aura.server import messages, operations
@@ -146,6 +146,28 @@ def stream(
         return
     for item in found.items:
         _print_item(item)
+
+
+@runs.command("reward")
+def reward(
+    run_id: RunId,
+    name: Annotated[str, typer.Argument(help="The choices' name.", show_default=False)],
+    value: Annotated[float, typer.Argument(min=0, max=1, help="0 to 1.", show_default=False)],
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a run's choices were worth.
+
+    \b
+    Examples:
+      aura runs reward doc-17 model 0.8
+    """
+    by = process.user()
+    _ask(database, lambda app: messages.reward_run(app, run_id, name, value, by))
+    if as_json:
+        print_json({"run": run_id, "name": name, "value": value})
+    else:
+        note(f"The choices {clean(name)} of run {run_id} were worth {value:g}.")
 
 
 @runs.command("requeue")

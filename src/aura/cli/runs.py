@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -12,7 +13,8 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.completing import run_ids
 from aura.cli.loading import bare_app, opened
-from aura.cli.options import Database, Json
+from aura.cli.moments import maybe_moment
+from aura.cli.options import Database, Json, taking
 from aura.cli.output import (
     clean,
     error_line,
@@ -52,26 +54,37 @@ RunId = Annotated[
 ]
 
 
-@runs.command("list")
-def list_(
+@dataclass(frozen=True, slots=True)
+class ListOptions:
     state: Annotated[
         str | None,
         typer.Option(help=f"Only these: {', '.join(operations.STATES)}.", show_default=False),
-    ] = None,
+    ] = None
     workflow: Annotated[
         str | None, typer.Option(help="Only runs of this workflow.", show_default=False)
-    ] = None,
+    ] = None
     attribute: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME:VALUE", help="Only runs with it.", show_default=False),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="At most so many.")] = 20,
+    ] = None
+    since: Annotated[
+        str | None,
+        typer.Option(help="Created from then on: a time, or an age (2d).", show_default=False),
+    ] = None
+    until: Annotated[str | None, typer.Option(help="Created before then.", show_default=False)] = (
+        None
+    )
+    limit: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="At most so many.")] = 20
     cursor: Annotated[
         str | None, typer.Option(help="Go on after an earlier list.", show_default=False)
-    ] = None,
-    database: Database = None,
-    as_json: Json = False,
-) -> None:
+    ] = None
+    database: Database = None
+    as_json: Json = False
+
+
+@runs.command("list")
+@taking(ListOptions)
+def list_(given: ListOptions) -> None:
     """List runs, newest first.
 
     \b
@@ -79,18 +92,21 @@ def list_(
       aura runs list
       aura runs list --state failed --workflow research --limit 100
       aura runs list --attribute customer:x --attribute tier:gold
-      aura runs list --state parked --json
+      aura runs list --state parked --since 2d --json
     """
 
     async def look(app: Aura) -> RunList:
         async with opened(app):
+            now = app.clock.now()
             return await operations.list_runs(
-                app, state=state, workflow=workflow, limit=limit, cursor=cursor,
-                attributes=attribute or (),
+                app, state=given.state, workflow=given.workflow, limit=given.limit,
+                cursor=given.cursor, attributes=given.attribute or (),
+                since=maybe_moment(given.since, now, "--since"),
+                until=maybe_moment(given.until, now, "--until"),
             )  # fmt: skip
 
-    found = process.run(look(bare_app(database)))
-    if as_json:
+    found = process.run(look(bare_app(given.database)))
+    if given.as_json:
         print_json(found)
         return
     if not found.runs:

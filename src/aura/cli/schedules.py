@@ -195,7 +195,11 @@ def _order(name: str, order: ScheduleOrder, database: str | None, as_json: bool)
         async with opened(app):
             return await order_schedule(app, name, order)
 
-    found = process.run(run(bare_app(database)))
+    told(process.run(run(bare_app(database))), name, as_json)
+
+
+def told(found: OrderView, name: str, as_json: bool) -> None:
+    """Say what became of an order."""
     if as_json:
         schedule = found.schedule if found.done else None
         print_json({"order": found.order, "done": found.done, "schedule": schedule})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,13 +10,14 @@ from rich.text import Text
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
+from aura.cli.moments import read_moment
 from aura.cli.options import Database, Json
 from aura.cli.output import clean, note, print_json, show, table
-from aura.errors import InvalidInput
+from aura.cli.run import decoded
 from aura.server import topics as operations
+from aura.server.emitting import EmittedView, emit_event
 from aura.server.topics import TopicView
 from aura.spans import span
-from aura.yamlnodes import DURATION, SECONDS
 
 topics = typer.Typer(help="Topics of events and the groups that handle them.", no_args_is_help=True)
 
@@ -115,13 +115,49 @@ def replay(
 
     async def act(app: Aura) -> int:
         async with opened(app):
-            return await operations.replay_topic(app, topic, group, _moment(since, app.clock.now()))
+            return await operations.replay_topic(
+                app, topic, group, read_moment(since, app.clock.now(), "--since")
+            )
 
     count = process.run(act(bare_app(database)))
     if as_json:
         print_json({"topic": topic, "group": group, "events": count})
     else:
         note(f"Group {group} handles {count:,} events of {topic} again.")
+
+
+@topics.command()
+def emit(
+    topic: Topic,
+    payload: Annotated[str, typer.Argument(metavar="[JSON]", help="What it says.")] = "null",
+    key: Annotated[
+        str | None,
+        typer.Option(help="Events of one key are handled in order.", show_default=False),
+    ] = None,
+    event_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Sent again, it is the same event.", show_default=False),
+    ] = None,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Add an event to a topic; it is durable when this ends.
+
+    \b
+    Examples:
+      aura topics emit orders '{"order": 17, "paid": true}' --key 17
+    """
+
+    async def act(app: Aura) -> EmittedView:
+        async with opened(app):
+            given = decoded(payload, "the payload")
+            return await emit_event(app, topic, given, key=key, id=event_id)
+
+    found = process.run(act(bare_app(database)))
+    if as_json:
+        print_json(found)
+    else:
+        note(f"The event is in {clean(topic)}.")
 
 
 @topics.command()
@@ -150,17 +186,3 @@ def _look(database: str | None, topic: str | None) -> list[TopicView]:
             return await operations.topics(app, topic)
 
     return process.run(look(bare_app(database)))
-
-
-def _moment(text: str, now: float) -> float:
-    """Epoch seconds of a time or an age. Raises InvalidInput."""
-    age = DURATION.fullmatch(text)
-    if age:
-        return now - float(age[1]) * SECONDS[age[2]]
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(
-            f"--since is {text!r}", hint="Give a time (2026-05-01T12:00Z) or an age (90m, 2d)"
-        ) from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -223,8 +223,8 @@ class Client:
 
     async def page(self, *, limit: int = 50, cursor: str | None = None, **where: Any) -> RunPage:
         """A page of runs, newest first; `cursor` is the `next` of the page before. `where` are the
-        filters of the API's list: `state`, `workflow`, and `attribute`, a list of "name:value".
-        Raises InvalidInput."""
+        filters of the API's list: `state`, `workflow`, `attribute`, a list of "name:value", and
+        `since` and `until`, times in ISO 8601. Raises InvalidInput."""
         query = {**where, "limit": limit, "cursor": cursor}
         return read(RunPage, await self._wire.send(Ask("GET", ("runs",), query)))
 
@@ -249,8 +249,8 @@ class Client:
         **where: Any,
     ) -> BulkResult:
         """Cancel, requeue or retry many runs: these `ids` (200 at most), or those of `where`
-        (`state`, `workflow`, `limit`), newest first; with `dry_run` it only says what would come of
-        it. Raises InvalidInput."""
+        (the filters of `page`, and `limit`), newest first; with `dry_run` it only says what would
+        come of it. Raises InvalidInput."""
         body = {"action": action, "dry_run": dry_run, "cursor": cursor, **where}
         if ids:
             body["ids"] = list(ids)

@@ -19,14 +19,23 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Which runs: these `ids`, or else those of a `state` and `workflow`, newest first, after the
-    `cursor` of the answer before."""
+    """Which runs: these `ids`, or else those that `operations.list_runs` finds, newest first, after
+    the `cursor` of the answer before."""
 
     ids: tuple[str, ...] = ()
     state: str | None = None
     workflow: str | None = None
+    attributes: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
     limit: int = MOST
     cursor: str | None = None
+
+    @property
+    def filtered(self) -> bool:
+        """Whether not all runs are meant."""
+        found = (self.state, self.workflow, self.attributes or None, self.since, self.until)
+        return any(one is not None for one in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,10 @@ async def change_many(
 ) -> BulkView:
     """Do it to every chosen run, one after the other; what fails stops nothing. Raises InvalidInput
     when nothing or too much is chosen."""
-    if not chosen.ids and chosen.state is None and chosen.workflow is None:
-        raise InvalidInput("all runs are meant", hint="Give ids, a state or a workflow")
-    if chosen.ids and (chosen.state or chosen.workflow or chosen.cursor):
-        raise InvalidInput("runs are chosen twice", hint="Give ids, or a state and workflow")
+    if not chosen.ids and not chosen.filtered:
+        raise InvalidInput("all runs are meant", hint="Give ids, or a state, workflow or attribute")
+    if chosen.ids and (chosen.filtered or chosen.cursor):
+        raise InvalidInput("runs are chosen twice", hint="Give ids, or what they have in common")
     if not 1 <= chosen.limit <= MOST or len(chosen.ids) > MOST:
         raise InvalidInput("that is too much at once", hint=f"Give 1 to {MOST}")
     found, after = await _found(app, chosen)
@@ -72,8 +81,8 @@ async def change_many(
 async def _found(app: Aura, chosen: Chosen) -> tuple[list[RunView | str], str | None]:
     if not chosen.ids:
         page = await operations.list_runs(
-            app, state=chosen.state, workflow=chosen.workflow, limit=chosen.limit,
-            cursor=chosen.cursor,
+            app, state=chosen.state, workflow=chosen.workflow, attributes=chosen.attributes,
+            since=chosen.since, until=chosen.until, limit=chosen.limit, cursor=chosen.cursor,
         )  # fmt: skip
         return list(page.runs), page.next
     unique = list(dict.fromkeys(chosen.ids))

@@ -61,7 +61,7 @@ class LettersBody(Body):
     group: str | None = None
     workflow: str | None = None
     version: str | None = None
-    limit: Annotated[int, Field(ge=1, le=MOST)] = MOST
+    limit: Annotated[int, Field(ge=1, le=MOST, strict=True)] = MOST
     cursor: str | None = None
     dry_run: bool = False
 

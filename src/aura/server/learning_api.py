@@ -40,9 +40,9 @@ class TrafficBody(Body):
     """What is expected of the primary metric on the baseline: mean and standard deviation of a
     unit's value, and new units a day."""
 
-    mean: Annotated[float, Field(ge=-1e12, le=1e12)]
-    spread: Annotated[float, Field(ge=1e-12, le=1e12)]
-    per_day: Annotated[float, Field(ge=1e-6, le=1e12)]
+    mean: Annotated[float, Field(ge=-1e12, le=1e12, strict=True)]
+    spread: Annotated[float, Field(ge=1e-12, le=1e12, strict=True)]
+    per_day: Annotated[float, Field(ge=1e-6, le=1e12, strict=True)]
 
 
 class ExperimentBody(Body):
@@ -92,7 +92,7 @@ class UnitRewardBody(Body):
     )
     unit: Annotated[str, Field(min_length=1, max_length=500)]
     metric: Annotated[str, Field(min_length=1, max_length=500)]
-    value: Annotated[float, Field(allow_inf_nan=False)]
+    value: Annotated[float, Field(allow_inf_nan=False, strict=True)]
     id: Text = ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request
@@ -41,10 +42,10 @@ def _text(given: object) -> object:
     return given
 
 
-Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False, strict=True)]
 Time = Annotated[AwareDatetime, BeforeValidator(_text)]
 Moment = Seconds | Time
-Steps = Annotated[int, Field(ge=-10_000, le=10_000)]
+Steps = Annotated[int, Field(ge=-10_000, le=10_000, strict=True)]
 RunId = Annotated[str, Path(description="The run's id, with / as %2F.", examples=["doc-17"])]
 Word = Annotated[str, Path(min_length=1, examples=["approval"])]
 Wait = Annotated[float, Query(ge=0, le=LONGEST_WAIT, description="Seconds to wait at most.")]
@@ -120,7 +121,7 @@ class UpdateBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": 4, "timeout": 10}]})
     value: Any = None
     id: str | None = None
-    timeout: Annotated[float, Field(gt=0, le=LONGEST_WAIT)] = 30.0
+    timeout: Annotated[float, Field(gt=0, le=LONGEST_WAIT, strict=True)] = 30.0
 
 
 class ForkBody(Body):
@@ -151,12 +152,13 @@ class RewardBody(Body):
     """What the run's choices were worth."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"value": 0.8}]})
-    value: Annotated[float, Field(ge=0, le=1)]
+    value: Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 class BulkBody(Body):
-    """What to do to many runs: to these `ids`, or to those of a `state` and `workflow`, newest
-    first; `next` of the answer is the `cursor` with which to go on."""
+    """What to do to many runs: to these `ids`, or to those that the list of runs has for the same
+    `state`, `workflow`, `attribute`s, `since` and `until`, newest first; `next` of the answer is
+    the `cursor` with which to go on."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"action": "retry", "state": "failed", "dry_run": True}]}
@@ -165,7 +167,12 @@ class BulkBody(Body):
     ids: Annotated[list[str], Field(max_length=MOST)] = []
     state: RunState | None = None
     workflow: str | None = None
-    limit: Annotated[int, Field(ge=1, le=MOST)] = MOST
+    attribute: Annotated[
+        list[Annotated[str, Field(pattern=WORDS)]], Field(max_length=MOST_ATTRIBUTES)
+    ] = []
+    since: Time | None = None
+    until: Time | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST, strict=True)] = MOST
     cursor: str | None = None
     dry_run: bool = False
 
@@ -188,15 +195,19 @@ def _lists(router: APIRouter, app: Aura) -> None:
         state: RunState | None = None,
         workflow: str | None = None,
         attribute: Attribute = (),
+        since: AwareDatetime | None = None,
+        until: AwareDatetime | None = None,
         limit: Annotated[int, Query(ge=1, le=MOST_RUNS)] = 50,
         cursor: str | None = None,
     ) -> RunList:
-        """A page of runs, newest first; `next` is the cursor of the page after it. A token that is
-        limited to several workflows has to name one."""
+        """A page of runs, newest first, of those that were created from `since` on and before
+        `until`; `next` is the cursor of the page after it. A token that is limited to several
+        workflows has to name one."""
         workflow = theirs(caller_of(request), workflow)
         return await operations.list_runs(
-            app, state=state, workflow=workflow, limit=limit, cursor=cursor, attributes=attribute
-        )
+            app, state=state, workflow=workflow, limit=limit, cursor=cursor, attributes=attribute,
+            since=_seconds(since), until=_seconds(until),
+        )  # fmt: skip
 
     @router.post(
         "/runs", name="runs start", openapi_extra=needs("operator", "body"), responses=CHANGES,
@@ -222,8 +233,10 @@ def _lists(router: APIRouter, app: Aura) -> None:
     async def change_many(request: Request, body: BulkBody) -> BulkView:
         """Cancel, requeue or retry many runs, or with `dry_run` say what would come of it."""
         caller = caller_of(request)
-        given = body.model_dump(exclude={"action", "dry_run"})
-        chosen = Chosen(**{**given, "ids": tuple(body.ids)})
+        chosen = Chosen(
+            tuple(body.ids), body.state, body.workflow, tuple(body.attribute),
+            _seconds(body.since), _seconds(body.until), body.limit, body.cursor,
+        )  # fmt: skip
         if body.ids:
             known = await operations.runs_of(app, body.ids)
             hidden = {one for one in known if not caller.may_see(known[one].workflow)}
@@ -232,6 +245,10 @@ def _lists(router: APIRouter, app: Aura) -> None:
         else:
             chosen = replace(chosen, workflow=theirs(caller, body.workflow))
         return await bulk.change_many(app, body.action, chosen, dry_run=body.dry_run, by=by(caller))
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
 
 
 def _looks(router: APIRouter, app: Aura) -> None:

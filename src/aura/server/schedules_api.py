@@ -44,13 +44,13 @@ class ScheduleBody(Body):
     version: str | None = None
     input: Annotated[dict[str, Any], Field(default_factory=dict)]
     cron: str = ""
-    every: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    every: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)] = 0.0
     timezone: str = "UTC"
     overlap: Overlap = "skip"
     missed: Missed | Seconds = "latest"
-    jitter: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    jitter: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)] = 0.0
     queue: str | None = None
-    deadline: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    deadline: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)] = 0.0
 
 
 class TriggerBody(Body):

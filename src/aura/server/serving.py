@@ -133,7 +133,7 @@ class Serving:
         self.api.include_router(measured, responses=READS)
         self.api.include_router(measured, prefix=API, include_in_schema=False)
         self.gateway: Gateway | None = None
-        self.pages = ui.dashboard(app, self.door, self.metrics) if dashboard else None
+        self.pages = ui.dashboard(app, self.door, self.metrics, config) if dashboard else None
         self.apart = 0  # the gateway's own port, when it has one
         self._worker = worker
         self._routes = Routes(config.routes if config else ())
