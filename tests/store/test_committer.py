@@ -9,7 +9,17 @@ import pytest
 
 from aura.clock import SystemClock
 from aura.errors import StoreUnavailable
-from aura.store.base import Append, Continue, Entry, Heartbeat, Op, Outcome, Settle, StartRun
+from aura.store.base import (
+    Append,
+    Continue,
+    Entry,
+    Heartbeat,
+    Op,
+    Outcome,
+    Settle,
+    StartRun,
+    Store,
+)
 from aura.store.committer import Committer
 from aura.store.events import Emit, NewEvent
 from aura.store.sqlite import SqliteStore
@@ -60,3 +70,22 @@ async def test_a_gap_ends_what_its_run_has_submitted(behind: Op) -> None:
     assert (run.state, run.execution) == ("running", 1)
     await committer.close()
     await store.close()
+
+
+async def test_what_the_database_does_not_take_is_refused_alone(store: Store) -> None:
+    committer = Committer(store, SystemClock(), patience=0.0)
+    committer.open()
+    for run_id in ("a", "b"):
+        await committer.submit(StartRun(run_id, "w", "1.0.0", b"{}", "f", "o", owner="w"))
+    await committer.submit(Heartbeat("w", 60.0))
+    unwritable = append("a", 1)
+    unwritable = unwritable._replace(entry=unwritable.entry._replace(key="\ud800"))
+    together = [append("b", 1), unwritable, append("a", 2), append("b", 2)]
+    found = await asyncio.gather(*map(committer.submit, together), return_exceptions=True)
+    assert [one is None for one in found] == [True, False, False, True]
+    assert isinstance(found[1], Exception)
+    assert found[2] is found[1]  # a gap would be before it
+    assert [entry.seq for entry in await store.journal("b")] == [1, 2]
+    assert await store.journal("a") == []
+    assert await committer.submit(append("a", 1)) is None
+    await committer.close()

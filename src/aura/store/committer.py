@@ -293,7 +293,10 @@ class Committer:
                     pause = min(2 * pause, _LONGEST_PAUSE)
             except Exception as error:  # noqa: BLE001  (every waiter gets it)
                 self.counts.failures += 1
-                await self._give_up(batch, error)
+                if len(batch) == 1:
+                    await self._give_up(batch, error)
+                else:
+                    await self._write_apart(batch, give_up)
                 return
             else:
                 self._times.observe(len(batch), self._clock.monotonic() - began)
@@ -303,6 +306,26 @@ class Committer:
                 for (_, done), outcome in zip(batch, outcomes, strict=True):
                     done(outcome)
                 return
+
+    async def _write_apart(self, batch: _Batch, give_up: float) -> None:
+        """One of them is nothing that the database takes: the others are written without it, but
+        for what its run has submitted after it."""
+        refused: dict[str | None, BaseException] = {}
+
+        def telling(run: str | None, done: Done) -> Done:
+            def tell(outcome: Outcome | BaseException) -> None:
+                if isinstance(outcome, BaseException):
+                    refused[run] = outcome
+                done(outcome)
+
+            return tell
+
+        for op, done in batch:
+            run = _run_of(op)
+            if run is not None and run in refused:
+                done(refused[run])
+            else:
+                await self._insist([(op, telling(run, done))], give_up)
 
     async def _give_up(self, batch: _Batch, error: Exception) -> None:
         """Refuse a batch, and what its runs have submitted since: it would leave gaps in their
