@@ -281,6 +281,9 @@ async def test_what_a_run_shows_stays(world: World) -> None:
     run = await app.start(workflow, 1, id="c")
     assert [item async for item in run.stream("turns")] == [1, 2, 3]
     assert [item async for item in run.stream("turns", after=2)] == [3]
+    for wrong in ("2", -1):
+        with pytest.raises(InvalidInput, match="a number from 0 on"):
+            await anext(run.stream("turns", after=wrong))  # type: ignore[arg-type]
     assert await run.state() == {"began": "early", "turn": 3}
 
 

@@ -337,6 +337,8 @@ async def test_backfill(world: World, jumps: Jumps) -> None:
     with pytest.raises(ScheduleError, match=r"begins before it ends.* to 2"):  # without an order
         await app.schedules.backfill("hourly", end, start)
     minute = timedelta(minutes=1)
+    with pytest.raises(InvalidInput, match="a time of 'now'"):
+        await app.schedules.backfill("hourly", start, "now")  # type: ignore[arg-type]
     with pytest.raises(ScheduleError, match="no tick"):
         await app.schedules.backfill("hourly", start + minute, start + 2 * minute)
 
@@ -481,6 +483,10 @@ async def test_declarations_that_make_no_sense(memory: World) -> None:
         app.schedule("t", REPORT, "a", every="60")  # type: ignore[arg-type]
     with pytest.raises(RegistrationError, match="either cron or every"):
         app.schedule("t", REPORT, "a")
+    with pytest.raises(RegistrationError, match="cron=5"):
+        app.schedule("t", REPORT, "a", cron=5)  # type: ignore[arg-type]
+    with pytest.raises(RegistrationError, match="timezone=None"):
+        app.schedule("t", REPORT, "a", every=60, timezone=None)  # type: ignore[arg-type]
     with pytest.raises(RegistrationError, match="of its own"):
         app.schedule("t", REPORT, "a", every=60, queue=app.place(dedup="x"))
     other = memory.app(REPORT)

@@ -479,8 +479,11 @@ class Run(Generic[R]):
         """The items that the run writes to `aura.stream(name)`, as they come, until it has ended.
 
         `after` is how many to pass over: the number of those that were read before. With `type`
-        they come back as that. Raises RunNotFound, CodecError.
+        they come back as that. Raises RunNotFound, CodecError, InvalidInput.
         """
+        passed: object = after
+        if not isinstance(passed, int) or passed < 0:
+            raise InvalidInput(f"a stream after {passed!r:.60}", hint="Give a number from 0 on")
         slot = Slot(type, f"an item of stream {name}")
         number = seq = 0
         with self._results.watching(f"stream:{self.id}", f"run:{self.id}") as news:

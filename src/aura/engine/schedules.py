@@ -27,6 +27,7 @@ from aura.engine.scheduler import KIND, ORDER, ORDERS, Leg, Scheduler, Status, r
 from aura.engine.shadow import no_order_of_a_shadow
 from aura.errors import (
     EpochConflict,
+    InvalidInput,
     RegistrationError,
     RunEnded,
     ScheduleError,
@@ -210,7 +211,14 @@ class Schedules:
     ) -> Status:
         """Start the ticks from `start` to `end`, both included, that have no run; one after the
         other, unless the schedule allows several at once. Times without a zone are in the
-        schedule's. Raises ScheduleError when `end` is before `start`, or in the future."""
+        schedule's. Raises ScheduleError when `end` is before `start`, or in the future, and
+        InvalidInput for what is no time."""
+        given: tuple[object, ...] = (start, end)
+        for one in given:
+            if not isinstance(one, datetime):
+                raise InvalidInput(
+                    f"a backfill of {name} has a time of {one!r:.60}", hint="Give datetimes"
+                )
         zone = ZoneInfo((await self.show(name)).schedule.timezone)
         start, end = (
             one if one.utcoffset() is not None else one.replace(tzinfo=zone) for one in (start, end)
@@ -361,6 +369,12 @@ def declared(
             f"schedule {name} is for {workflow!r}, which is no workflow",
             hint="Give a declared workflow, or the name of one",
         )
+    for option in ("cron", "timezone"):
+        text: object = options.get(option, "")
+        if not isinstance(text, str):
+            raise RegistrationError(
+                f"schedule {name} has {option}={text!r:.60}", hint="Give a text"
+            )
     missed = options.get("missed", "latest")
     windowed = not isinstance(missed, str)
     schedule = Schedule(
