@@ -59,6 +59,9 @@ def test_what_was_sent_or_put_by_hand_is_there(aura: Aura) -> None:
     )
     assert aura("topics", "emit", "orders", "{").code == 1
     assert "orders" in aura("topics", "list").out
+    (event,) = json.loads(aura("topics", "read", "orders", "--json").out)["events"]
+    assert (event["seq"], event["key"]) == (1, "17")
+    assert aura("experiment", "reward", "nothing", "user-17", "3").code == 1
     put = ("schedules", "put", "research:app", "nightly", "research", "--cron", "0 3 * * *")
     assert aura(*put, "--input", '{"text": "why"}').code == 0
     assert "nightly" in aura("schedules", "list").out

@@ -41,7 +41,7 @@ def test_the_commands_are_these() -> None:
         "import bulk reward",
         "rollout": "start status advance hold pause resume retry rollback skip approve history "
         "backtest",
-        "experiment": "plan start list status stop report",
+        "experiment": "plan start list status stop reward report",
         "catalog": "list show diff deprecate",
         "schedules": "list show put pause resume trigger backfill delete",
         "queues": "list show",
@@ -50,7 +50,7 @@ def test_the_commands_are_these() -> None:
         "audit": "list",
         "shadow": "report list clear",
         "contract": "infer check",
-        "topics": "list show emit replay forget",
+        "topics": "list show read emit replay forget",
         "flows": "list show evaluate release start stop status",
         "decommission": "start status undo",
         "dlq": "list show requeue drop bulk",

@@ -52,6 +52,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "catalog deprecate": ("version", "replacement", "undo"),
     "experiment start": ("file",),
     "experiment stop": ("name", "promote"),
+    "experiment reward": ("name", "unit", "metric", "value"),
     "flows release": ("name", "arm"),
     "flows start": ("file",),
     "flows stop": ("name", "keep"),
@@ -96,7 +97,7 @@ READS = frozenset(
         *("decommission status", "shadow report", "shadow list"),
         *("audit list", "workers list", "workers show", "splits list", "splits show"),
         *("contract infer", "contract check", "schedules list", "schedules show"),
-        *("dlq list", "dlq show", "topics list", "topics show", "token list"),
+        *("dlq list", "dlq show", "topics list", "topics show", "topics read", "token list"),
     }
 )
 """Commands that only look, or whose work is journalled as runs are."""

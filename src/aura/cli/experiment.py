@@ -28,6 +28,7 @@ from aura.server.experiments import (
     forecast_of,
     list_experiments,
     order_experiment,
+    reward_unit,
     show_experiment,
     start_experiment,
 )
@@ -193,6 +194,37 @@ def stop(
         note(f"Experiment {wanted} is told to {order}. See: aura experiment status {wanted}")
     if not found.driven:
         note(f"The order is recorded, but no live worker is there to carry it out. {NOBODY}")
+
+
+@experiment.command()
+def reward(
+    name: Named,
+    unit: Annotated[str, typer.Argument(metavar="UNIT", help="Whose.", show_default=False)],
+    value: Annotated[float, typer.Argument(help="What it is worth.", show_default=False)],
+    metric: Annotated[str, typer.Option(help="Of which metric.")] = "reward",
+    reward_id: Annotated[
+        str, typer.Option("--id", help="Sent again, it is the same reward.", show_default=False)
+    ] = "",
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a unit turned out to be worth, be it days later.
+
+    \b
+    Examples:
+      aura experiment reward checkout-copy user-17 31.5 --metric basket --id order-9
+    """
+    wanted = experiment_name(name)
+
+    async def give(app: Aura) -> None:
+        async with opened(app):
+            await reward_unit(app, wanted, (unit, metric, value), reward_id)
+
+    process.run(give(bare_app(database)))
+    if as_json:
+        print_json({"name": wanted, "unit": unit, "metric": metric, "value": value})
+    else:
+        note(f"{clean(unit)} was worth {value:g} to {wanted}.")
 
 
 @experiment.command()

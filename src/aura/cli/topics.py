@@ -12,11 +12,11 @@ from aura.cli import process
 from aura.cli.loading import bare_app, opened
 from aura.cli.moments import read_moment
 from aura.cli.options import Database, Json
-from aura.cli.output import clean, note, print_json, show, table
+from aura.cli.output import clean, moment, note, one_line, payload, print_json, show, table
 from aura.cli.run import decoded
 from aura.server import topics as operations
 from aura.server.emitting import EmittedView, emit_event
-from aura.server.topics import TopicView
+from aura.server.topics import MOST_EVENTS, EventPage, EventView, TopicView
 from aura.spans import span
 
 topics = typer.Typer(help="Topics of events and the groups that handle them.", no_args_is_help=True)
@@ -92,6 +92,39 @@ def show_(topic: Topic, database: Database = None, as_json: Json = False) -> Non
 
 
 @topics.command()
+def read(
+    topic: Topic,
+    after: Annotated[int, typer.Option(min=0, help="Go on behind this number.")] = 0,
+    last: Annotated[int, typer.Option(min=0, help="Or begin so many before the end.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_EVENTS, help="At most so many.")] = 50,
+    full: Annotated[bool, typer.Option("--full", help="Show large payloads whole.")] = False,
+    database: Database = None,
+    as_json: Json = False,
+) -> None:
+    """List the events of a topic in their order.
+
+    \b
+    Examples:
+      aura topics read orders --last 20
+      aura topics read orders --after 1000 --json
+    """
+
+    async def look(app: Aura) -> EventPage:
+        async with opened(app):
+            return await operations.read_topic(app, topic, after, limit, last=last, full=full)
+
+    found = process.run(look(bare_app(database)))
+    if as_json:
+        print_json(found)
+    elif not found.events:
+        note("There are no events there.")
+    else:
+        show(table((">NO", "WHEN (UTC)", "KEY", "PAYLOAD"), map(_event, found.events)))
+    if found.next:
+        note(f"There are more; give the same command with --after {found.next}")
+
+
+@topics.command()
 def replay(
     topic: Topic,
     group: Group,
@@ -129,7 +162,7 @@ def replay(
 @topics.command()
 def emit(
     topic: Topic,
-    payload: Annotated[str, typer.Argument(metavar="[JSON]", help="What it says.")] = "null",
+    said: Annotated[str, typer.Argument(metavar="[JSON]", help="What it says.")] = "null",
     key: Annotated[
         str | None,
         typer.Option(help="Events of one key are handled in order.", show_default=False),
@@ -150,7 +183,7 @@ def emit(
 
     async def act(app: Aura) -> EmittedView:
         async with opened(app):
-            given = decoded(payload, "the payload")
+            given = decoded(said, "the payload")
             return await emit_event(app, topic, given, key=key, id=event_id)
 
     found = process.run(act(bare_app(database)))
@@ -186,3 +219,8 @@ def _look(database: str | None, topic: str | None) -> list[TopicView]:
             return await operations.topics(app, topic)
 
     return process.run(look(bare_app(database)))
+
+
+def _event(one: EventView) -> tuple[str, ...]:
+    told = "–" if one.payload is None else payload(one.payload, 120)
+    return str(one.seq), moment(one.at), one_line(one.key or "", 40), told
