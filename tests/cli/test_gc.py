@@ -19,6 +19,7 @@ def old_runs(aura: Aura, project: Path) -> None:
     database = sqlite3.connect(project / "aura.db")
     database.execute("UPDATE runs SET finished_at = finished_at - 604800 WHERE id LIKE 'old-%'")
     database.execute("UPDATE runs SET created_at = created_at - 604800 WHERE id = 'pending'")
+    database.execute("UPDATE workers SET lease_until = lease_until - 604800")
     database.commit()
     database.close()
 

@@ -320,7 +320,7 @@ async def test_a_waiting_stage_is_published_less_and_less() -> None:
         await app.rollouts.start(plan(stages=stages))
         spy_on_commits(app, see)
         await until(lambda: len(published) >= 3)
-        assert all("s more in the stage" in reason for _, reason in published)
+        assert all(" more in the stage" in reason for _, reason in published)
         assert published[2][0] - published[0][0] > 1.5, "and not at each look, four times a second"
 
 

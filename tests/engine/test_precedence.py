@@ -193,44 +193,6 @@ async def test_a_critical_signal_behind_many_others(
         assert [word for word in words if word != "urgent"] == own
 
 
-async def test_the_receiver_of_a_critical_signal_goes_on_before_the_next_batch(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A store that writes on the event loop would hold it up."""
-    handled.clear()
-    workflow = declare(many)
-    app = await world.open(workflow)
-    runs = [await app.start(workflow, f"r{n}") for n in range(RUNS)]
-    commit = app.store.commit
-    story: list[str] = []
-
-    async def noted(ops: Sequence[Op]) -> list[Outcome]:
-        story.append(f"begins after {len(handled)}")
-        outcomes = await commit(ops)
-        if any(isinstance(op, SendSignal) and op.priority == "critical" for op in ops):
-            story.append("durable")
-            urgent.set_result(len(story))
-        return outcomes
-
-    urgent: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(app.store, "commit", noted)
-    flood = [
-        asyncio.create_task(runs[number % RUNS].signal("go", str(number)))
-        for number in range(2_000)
-    ]
-    await until(lambda: len(handled) > 100)
-    asked = asyncio.create_task(runs[7].signal("go", "urgent", priority="critical"))
-    at = await urgent
-    await until(lambda: any(word == "urgent" for _, word in handled))
-    place = [word for _, word in handled].index("urgent")
-    begun = [int(line.rpartition(" ")[2]) for line in story[at:] if line != "durable"]
-    assert all(count > place for count in begun[:1]), "the next batch begins when it was handled"
-    await asyncio.gather(asked, *flood)
-    for run in runs:
-        await run.signal("go", "stop", priority="low")
-    await asyncio.gather(*(run.result(timeout=60) for run in runs))
-
-
 async def test_a_run_does_not_sleep_over_a_signal_whose_turn_has_not_come(memory: World) -> None:
     workflow = declare(many)
     app = await memory.open(workflow)

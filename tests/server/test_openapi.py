@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import schemathesis
 import uvicorn
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from aura.errors import RunFailed
 from aura.gateway import server_config
@@ -130,6 +130,8 @@ def _try(server: Server, operation: Any, mode: Any, examples: int = EXAMPLES, **
     def probe(case: Any) -> None:
         if mode is schemathesis.GenerationMode.POSITIVE:
             make_sense((operation.method.upper(), operation.path), case)
+        else:  # a query has no objects: their parts are sent as parameters that may well fit
+            assume(not any(isinstance(one, dict) for one in (case.query or {}).values()))
         case.call_and_validate(base_url=server.url, **asked)
 
     probe()

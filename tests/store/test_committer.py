@@ -16,6 +16,8 @@ from aura.store.base import (
     Heartbeat,
     Op,
     Outcome,
+    Priority,
+    SendSignal,
     Settle,
     StartRun,
     Store,
@@ -89,3 +91,38 @@ async def test_what_the_database_does_not_take_is_refused_alone(store: Store) ->
     assert await store.journal("a") == []
     assert await committer.submit(append("a", 1)) is None
     await committer.close()
+
+
+async def test_the_receiver_of_a_critical_signal_goes_on_before_the_next_batch() -> None:
+    """Also when the store writes on the event loop and so gives others one turn at most."""
+    store = SqliteStore(":memory:")
+    story: list[str] = []
+    receiving: list[asyncio.Task[None]] = []
+
+    async def receive() -> None:
+        await committer.submit(signal(0, "critical"))
+        await asyncio.sleep(0)  # from its mailbox to its run
+        story.append("received")
+
+    async def at_once(ops: Sequence[Op]) -> list[Outcome]:
+        urgent = [op for op in ops if isinstance(op, SendSignal) and op.priority == "critical"]
+        story.append("critical" if urgent else "batch")
+        if story.count("batch") in (1, 5, 20) and not urgent:
+            receiving.append(asyncio.create_task(receive()))
+        await asyncio.sleep(0)
+        return [None] * len(ops)
+
+    setattr(store, "commit", at_once)  # noqa: B010  (a method of one object)
+    committer = Committer(store, SystemClock())
+    committer.open()
+    await asyncio.gather(*(committer.submit(signal(number, "low")) for number in range(9_000)))
+    await asyncio.gather(*receiving)
+    print(story[:60])
+    after = [story[place + 1] for place, what in enumerate(story) if what == "critical"]
+    assert after == ["received"] * 3
+    assert story[-1] == "batch"  # there was something to be before
+    await committer.close()
+
+
+def signal(number: int, priority: Priority) -> SendSignal:
+    return SendSignal("r", "go", b"1", str(number), priority)
