@@ -186,6 +186,7 @@ def picture(tab: Page, name: str, *, whole: bool = False) -> None:
     """A picture for the documentation, when pictures are wanted (make screenshots)."""
     if pictured():
         tab.mouse.move(0, 0)
+        tab.evaluate("scrollTo(0, 0)")
         tab.screenshot(path=IMAGES / f"{name}.png", full_page=whole)
 
 

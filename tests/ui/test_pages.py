@@ -177,7 +177,7 @@ def test_a_run_is_a_time_line_a_graph_and_a_journal(busy: Site, tab: Page) -> No
     detail = tab.locator(".detail-place")
     expect(detail.get_by_role("heading", name="charge")).to_be_visible()
     expect(detail).to_contain_text('"account": "account-0"')
-    picture(tab, "run")
+    picture(tab, "run", whole=True)
     tab.get_by_role("tab", name="Graph").click()
     expect(tab.locator(".node")).to_have_count(3)
     expect(tab.locator(".node", has_text="charge")).to_contain_text("3 lanes")
