@@ -175,3 +175,12 @@ def test_the_chart_of_an_experiment_begins_at_its_first_look() -> None:
     assert middle is not None
     assert first is not None
     assert float(middle[1]) == float(first[1]), "the first look is at the left end"
+
+
+def test_the_chart_of_looks_at_one_moment_is_drawn() -> None:
+    points = (Point(1_772_366_400.0, 10, 0.1, -0.5, 0.6),) * 2
+    one = Comparison(
+        "sales", "b", 10, 10, 1.0, 0.9, 0.1, -0.5, 0.6, None, None, None, 0.05, 0.3, "open",
+        0.0, points,
+    )  # fmt: skip
+    assert "polyline" in plot(one, 1_772_366_399.0)

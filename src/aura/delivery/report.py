@@ -204,7 +204,7 @@ class _Frame:
     def __init__(self, points: Sequence[Point], began: float) -> None:
         self._first = points[0].at
         self._before = max(0.0, self._first - began)
-        self._last = max(points[-1].at, self._first + 1e-9)
+        self._last = max(points[-1].at, self._first + 0.001)
         late = points[len(points) // 3 :]
         low = min(0.0, *(point.low or 0.0 for point in late))
         high = max(0.0, *(point.high or 0.0 for point in late))
