@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.ui.kit import PATIENCE, Site, Tabs, launched, served
+from tests.ui.shared import Shared
 
 expect.set_options(timeout=PATIENCE)
 
@@ -43,3 +44,18 @@ def tabs(browser: Browser, site: Site) -> Iterator[Tabs]:
 def tab(tabs: Tabs) -> Page:
     """One tab of 1280 by 800, light."""
     return tabs.open()
+
+
+@pytest.fixture(scope="module")
+def everybody(browser: Browser, site: Site) -> Iterator[Shared]:
+    """Tabs of one login for each role, kept for the whole module."""
+    found = Shared(browser, site)
+    yield found
+    found.tabs.close()
+
+
+@pytest.fixture
+def shared(everybody: Shared) -> Iterator[Shared]:
+    """The same, for one test: nothing may go wrong in them meanwhile."""
+    with everybody.watched() as found:
+        yield found

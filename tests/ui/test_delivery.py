@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.kit import Site, Tabs, fits, picture, show
 from tests.ui.shared import Shared
@@ -37,17 +37,9 @@ EXPERIMENT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shared(browser: Browser, site: Site) -> Iterator[Shared]:
-    found = Shared(browser, site)
-    yield found
-    found.tabs.close()
-
-
 @pytest.fixture
-def tab(shared: Shared) -> Iterator[Page]:
-    with shared.watched():
-        yield shared.tab()
+def tab(shared: Shared) -> Page:
+    return shared.tab()
 
 
 def post(site: Site, path: str, **body: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from aura.delivery.decide import Order
 from aura.server.access import SAFE, Door
@@ -142,19 +142,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     keys = {"AURA_ENCRYPTION_KEYS": KEY}
     with served(folder, "tests.ui.delivery_program:app", environment=keys) as found:
         fill(found)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def everybody(browser: Browser, site: Site) -> Iterator[Shared]:
-    found = Shared(browser, site)
-    yield found
-    found.tabs.close()
-
-
-@pytest.fixture
-def shared(everybody: Shared) -> Iterator[Shared]:
-    with everybody.watched() as found:
         yield found
 
 

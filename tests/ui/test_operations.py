@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.ui.kit import Site, connected, fits, picture, served, show
 from tests.ui.shared import KEY, Shared, token
@@ -38,19 +38,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         while len(found.api.get("/letters").json()["letters"]) < 10:
             assert time.monotonic() < give_up
             time.sleep(0.1)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def everybody(browser: Browser, site: Site) -> Iterator[Shared]:
-    found = Shared(browser, site)
-    yield found
-    found.tabs.close()
-
-
-@pytest.fixture
-def shared(everybody: Shared) -> Iterator[Shared]:
-    with everybody.watched() as found:
         yield found
 
 

@@ -12,7 +12,7 @@ import typer
 from aura.app import Aura
 from aura.cli import process
 from aura.cli.loading import bare_app, opened
-from aura.cli.moments import maybe_moment
+from aura.cli.moments import Since, Until, maybe_moment
 from aura.cli.options import Database, Json, taking
 from aura.cli.output import clean, note, print_json, show, table
 from aura.errors import InvalidInput
@@ -50,13 +50,8 @@ class BulkRuns:
         list[str] | None,
         typer.Option(metavar="NAME:VALUE", help="With this attribute.", show_default=False),
     ] = None
-    since: Annotated[
-        str | None,
-        typer.Option(help="Created from then on: a time, or an age (2d).", show_default=False),
-    ] = None
-    until: Annotated[str | None, typer.Option(help="Created before then.", show_default=False)] = (
-        None
-    )
+    since: Since = None
+    until: Until = None
     limit: Limit = MOST
     cursor: Cursor = None
     dry_run: DryRun = False

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
 
 from aura.errors import InvalidInput
 from aura.yamlnodes import DURATION, SECONDS
+
+Since = Annotated[
+    str | None,
+    typer.Option(help="Created from then on: a time, or an age (2d).", show_default=False),
+]
+Until = Annotated[str | None, typer.Option(help="Created before then.", show_default=False)]
 
 
 def read_moment(text: str, now: float, option: str) -> float:

@@ -13,7 +13,7 @@ from aura.app import Aura
 from aura.cli import process
 from aura.cli.completing import run_ids
 from aura.cli.loading import bare_app, opened
-from aura.cli.moments import maybe_moment
+from aura.cli.moments import Since, Until, maybe_moment
 from aura.cli.options import Database, Json, taking
 from aura.cli.output import (
     clean,
@@ -67,13 +67,8 @@ class ListOptions:
         list[str] | None,
         typer.Option(metavar="NAME:VALUE", help="Only runs with it.", show_default=False),
     ] = None
-    since: Annotated[
-        str | None,
-        typer.Option(help="Created from then on: a time, or an age (2d).", show_default=False),
-    ] = None
-    until: Annotated[str | None, typer.Option(help="Created before then.", show_default=False)] = (
-        None
-    )
+    since: Since = None
+    until: Until = None
     limit: Annotated[int, typer.Option(min=1, max=MOST_RUNS, help="At most so many.")] = 20
     cursor: Annotated[
         str | None, typer.Option(help="Go on after an earlier list.", show_default=False)
