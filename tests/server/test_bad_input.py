@@ -244,3 +244,9 @@ def test_what_pydantic_says_of_a_secret_field_stays_readable() -> None:
     assert (
         unsaid(f"cannot log in with password={SECRET}", mask) == "cannot log in with password=***"
     )
+
+
+async def test_what_is_no_time_is_told_what_a_time_is(http: httpx.AsyncClient) -> None:
+    for wrong in ("yesterday", "2026-05-01", "2026-05-01T12:00:00"):
+        found = problem(await http.get("/api/v1/runs", params={"since": wrong}), 422)
+        assert "since: it should be a time with its zone, such as 2" in found["detail"]

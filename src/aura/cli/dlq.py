@@ -131,7 +131,8 @@ def requeue(
     if as_json:
         print_json({"id": letter, "requeued": True, "version": version})
     else:
-        note(f"{letter} will be tried again.")
+        asked = "" if version is None else f", by version {version} of the workflow that handles it"
+        note(f"{letter} will be tried again{asked}.")
 
 
 @dlq.command()

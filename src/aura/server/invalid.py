@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from aura.gateway.problems import Problem
 from aura.masking import Mask, current_mask
 
+_TIME = "it should be a time with its zone, such as 2026-05-01T12:00:00Z"
 _OWN_WORDS = ("value_error", "assertion_error")
 """Kinds of errors whose text a validator has written."""
 _UNSAID = "it is refused; why is not shown, because the field is masked"
@@ -39,6 +40,10 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (Mapping, "an object"),
 )
 _WORDS = {
+    "datetime_type": _TIME,
+    "datetime_parsing": _TIME,
+    "datetime_from_date_parsing": _TIME,
+    "timezone_aware": _TIME,
     "dict_type": "it should be an object",
     "model_attributes_type": "it should be an object",
     "model_type": "it should be an object",
