@@ -154,8 +154,11 @@ async def test_a_critical_signal_behind_many_others(
     way. All the low ones are handled, each run's in their order, and none is lost."""
     handled.clear()
     workflow = declare(many)
-    app = await world.open(workflow)
+    app = await world.open(workflow, keep_in_memory=600.0)
     runs = [await app.start(workflow, f"r{n}") for n in range(RUNS)]
+    worker = app._worker
+    assert worker is not None
+    await until(lambda: [one.mailbox.awaited for one in worker.under_way] == [True] * RUNS)
     commit, durable, written = app.store.commit, asyncio.Event(), asyncio.Event()
 
     async def together(ops: Sequence[Op]) -> list[Outcome]:
