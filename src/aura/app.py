@@ -30,7 +30,6 @@ from aura.engine.lanes import Lane, scope, settle_dependencies
 from aura.engine.middleware import Middleware
 from aura.engine.onto import Onto
 from aura.engine.poison import MOST_RECOVERIES
-from aura.engine.promotion import Residence
 from aura.engine.queues import (
     Queue,
     Queues,
@@ -42,6 +41,7 @@ from aura.engine.queues import (
     placed,
     read_resources,
 )
+from aura.engine.residence import Residence
 from aura.engine.retention import Sweeper
 from aura.engine.schedules import ScheduleOptions, Schedules
 from aura.engine.settings import check_app, check_database, check_number
@@ -326,7 +326,7 @@ class Aura(Events, Desk):
         self.committer = Committer(
             self.store, self.time, patience=self.config.lease / 2, mtbf=self.config.mtbf
         )  # fmt: skip
-        self.committer.open()
+        self._residence.opens(self.committer)
         origin = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.results = Results(self.store, origin, self.time)
         self._worker = self._make_worker(only) if worker else None
@@ -367,14 +367,16 @@ class Aura(Events, Desk):
             found = await sealed(store, Keyring(self.config.encryption_keys))
             if worker and isinstance(found, SealedStore):
                 found.require_keys()
-            await self._residence.open(found)
+            home = await self._residence.open(found, self.clock)
             if worker:
                 self._residence.require()
                 await self._resealing.open(found, self.clock)
+                self._residence.then(self._resealing.stop)
         except BaseException:
+            await self._residence.close()
             await store.close()
             raise
-        return found
+        return home
 
     async def close(self) -> None:
         """Hand back unfinished runs and close the store."""
@@ -392,7 +394,7 @@ class Aura(Events, Desk):
         await self._close_desk()
         await self.results.close()
         await self.committer.close()
-        self._residence.close()
+        await self._residence.close()
         await self.store.close()
         if self._traces is not None:
             self._traces.close()

@@ -116,6 +116,7 @@ async def drop(app: Aura) -> None:
             task.cancel()
     await asyncio.gather(pump, *worker._loops, *tasks, return_exceptions=True)
     worker._threads.shutdown(wait=False, cancel_futures=True)
+    await app._residence.close()
     closing: Any = app.results.close()
     if inspect.isawaitable(closing):
         await closing

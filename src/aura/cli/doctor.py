@@ -31,6 +31,7 @@ from aura.cli.checks import (
 from aura.cli.loading import load_app, opened, sqlite_file, using
 from aura.cli.options import AppDatabase, Json
 from aura.cli.output import clean, print_json, redact, show, styled, table
+from aura.engine.residence import unguarded
 from aura.errors import AuraError
 from aura.server.operations import live_workers
 from aura.server.views import RunView, WorkerView, run_view
@@ -149,6 +150,7 @@ async def _look(app: Aura) -> list[Check]:
 
 
 def _encryption(store: Store) -> Check:
+    store = unguarded(store)
     if isinstance(store, SealedStore):
         return check_encryption(store.key_ids, store.refusal)
     return check_encryption((), None)

@@ -25,7 +25,14 @@ from aura.clock import Clock
 from aura.delivery.ledger import Ledger, Line
 from aura.delivery.policy import Chosen, Policy, Value, draw, features, probabilities, tripping
 from aura.engine import Retry, Step, borrow, here
-from aura.errors import CodecError, EpochConflict, FlowError, StoreUnavailable, UnknownFlow
+from aura.errors import (
+    CodecError,
+    DatabaseMoved,
+    EpochConflict,
+    FlowError,
+    StoreUnavailable,
+    UnknownFlow,
+)
 from aura.store.base import AppendFeed, PutDocument, Store, Sweep, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -395,7 +402,7 @@ class Flows:
             "policy": None if policy is None else _plain(policy),
         }
         put = PutDocument("flow", name, json.dumps(body).encode(), known.epoch)
-        with contextlib.suppress(StoreUnavailable):  # next time
+        with contextlib.suppress(StoreUnavailable, DatabaseMoved):  # next time, or elsewhere
             try:
                 known.epoch = cast("int", await self._writer.submit(put))
             except EpochConflict:  # another process has kept one

@@ -21,7 +21,7 @@ from aura.delivery.shadow import (
     skip,
     violate,
 )
-from aura.errors import CodecError, EpochConflict, StoreUnavailable
+from aura.errors import CodecError, DatabaseMoved, EpochConflict, StoreUnavailable
 from aura.store.base import PutDocument, Store, Writer
 
 log = logging.getLogger("aura.delivery")
@@ -58,7 +58,7 @@ class ShadowDesk:
         self._pen = None
         try:
             await self._write()
-        except (StoreUnavailable, EpochConflict) as error:
+        except (StoreUnavailable, EpochConflict, DatabaseMoved) as error:
             log.warning("what shadow copies have shown last is lost: %s", error)
             self._new.clear()
 
@@ -115,6 +115,9 @@ class ShadowDesk:
             await self._clock.sleep(_PERIOD)
             try:
                 await self._write()
+            except DatabaseMoved as error:
+                log.warning("shadow reports are not written any more: %s", error)
+                return
             except (StoreUnavailable, EpochConflict) as error:
                 log.debug("shadow reports are written later: %s", error)
             except Exception:

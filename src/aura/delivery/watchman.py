@@ -19,7 +19,7 @@ from aura.delivery.channels import channels_from
 from aura.delivery.plan import Pair
 from aura.delivery.rollout import Engine
 from aura.delivery.status import PairStatus, RolloutStatus, given_up
-from aura.errors import AuraError
+from aura.errors import AuraError, DatabaseMoved
 from aura.store.base import RunState
 
 log = logging.getLogger("aura.delivery")
@@ -62,6 +62,9 @@ class Watchman:
             self._news.clear()
             try:
                 await self.look()
+            except DatabaseMoved as error:
+                log.info("rollouts are not watched here any more: %s", error)
+                return
             except AuraError as error:
                 log.warning("whether rollouts are watched is looked at again: %s", error)
                 await self._clock.sleep(_AGAIN)

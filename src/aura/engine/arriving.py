@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 
 from aura.codec import to_json
 from aura.engine.bundle import Decoder, Header, OfRun, by_run
-from aura.engine.moving import ASIDE, AT_ONCE, OURS, all_rows, named
+from aura.engine.moving import ASIDE, AT_ONCE, all_rows, named
+from aura.engine.residence import OURS
 from aura.errors import BundleDamaged, BundleError, KeyMissing, RunEnded, RunNotFound
 from aura.store.base import (
     CHILD_ENDED,

@@ -32,6 +32,7 @@ from typing import IO, NamedTuple
 from aura.clock import Clock
 from aura.codec import plain, to_json
 from aura.engine.bundle import Encoder, Header
+from aura.engine.residence import OURS
 from aura.errors import (
     BundleError,
     RunNotFound,
@@ -54,9 +55,6 @@ from aura.store.portable import (
     Page,
     Row,
 )
-
-OURS = frozenset({"key", "move", "promotion"})
-"""Kinds of documents that belong to a database and not to its app, and so stay with it."""
 
 ASIDE = 10.0
 """Seconds for which a run that its worker has handed over waits to be taken."""

@@ -1,14 +1,13 @@
 """A whole app, from one database into another one, and the sign that it has left.
 
-The sign is a document of the database that was left (kind "promotion", name "to"). It is put there
-before the first run is taken: from then on no worker begins there and no run is started, by
-processes that come and by those that are there and hear of it. What slipped in before they did is
-moved by the next round, or by the same command again.
+The sign (`aura.engine.residence`) is put there before the first run is taken: from then on no
+worker begins there, and nothing is started or changed, by processes that come and by those that are
+there and hear of it. Runs that slipped in before they did are moved by the next round, or by the
+same command again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,46 +16,14 @@ from aura.codec import plain, to_json
 from aura.engine.arriving import Imported, import_bundle, require_empty
 from aura.engine.bundle import Header
 from aura.engine.moving import Export, export, take
-from aura.errors import BundleError, DatabaseMoved, DecryptionFailed, RunsBusy
+from aura.engine.residence import SIGN
+from aura.errors import BundleError, RunsBusy
 from aura.store.base import PutDocument, Store
 from aura.store.portable import Page
 
 MOVE = "~promotion"
 """The name of the move, which is that of no file."""
 
-_SIGN = ("promotion", "to")
-
-
-class Residence:
-    """Whether an app still lives in its database."""
-
-    def __init__(self) -> None:
-        self._store: Store | None = None
-        self._unlisten: Callable[[], None] = lambda: None
-        self._left = False
-
-    async def open(self, store: Store) -> None:
-        self._store = store
-        self._unlisten = store.listen(self._hear)
-        try:
-            self._left = await store.document(*_SIGN) is not None
-        except DecryptionFailed:
-            self._left = True
-
-    def close(self) -> None:
-        self._unlisten()
-
-    def require(self) -> None:
-        """Raises DatabaseMoved when the app has left."""
-        if self._left:
-            raise DatabaseMoved(
-                "the app of this database was promoted to another one",
-                hint="Set AURA_DATABASE_URL to that one; here nothing is started or executed",
-            )
-
-    def _hear(self, topic: str) -> None:
-        if topic == f"doc:{'/'.join(_SIGN)}":
-            self._left = True
 
 
 async def promote(
@@ -100,9 +67,9 @@ _ADDED = ("created", "returned", "parked", "rows")
 
 
 async def _leave(source: Store, there: str) -> None:
-    known = await source.document(*_SIGN)
+    known = await source.document(*SIGN)
     if known is None:
-        await source.commit([PutDocument(*_SIGN, to_json({"to": there}))])
+        await source.commit([PutDocument(*SIGN, to_json({"to": there}))])
     elif plain(known.body).get("to") != there:
         raise BundleError(
             f"this app was promoted to {plain(known.body).get('to')} before",

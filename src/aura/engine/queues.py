@@ -10,13 +10,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from aura.engine.definition import check_name
 from aura.engine.shadow import LIMITS, is_shadow
-from aura.errors import ConfigError, InvalidInput, RegistrationError, UnknownQueue
+from aura.errors import (
+    ConfigError,
+    DatabaseMoved,
+    InvalidInput,
+    RegistrationError,
+    UnknownQueue,
+)
 from aura.store.base import Announce, Store, Writer
 from aura.store.queues import Offer, Placement, QueueLimits
 
@@ -170,7 +177,8 @@ class Queues:
         self._store, self._writer, self._worker = store, writer, worker
         self._known = set()
         if self._declared:
-            await self._look(set(self._declared))
+            with suppress(DatabaseMoved):  # what was left can be looked at; starts are refused
+                await self._look(set(self._declared))
 
     async def require(self, place: Placement | None) -> None:
         """Raises UnknownQueue for a queue that is neither declared here nor in the database."""

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from aura.clock import Clock
-from aura.errors import AuraError
+from aura.errors import AuraError, DatabaseMoved
 from aura.store.base import Store, Sweep, Swept
 
 log = logging.getLogger("aura.retention")
@@ -61,6 +61,9 @@ class Sweeper:
             await self._clock.sleep(PERIOD * random.uniform(0.5, 1.5))  # noqa: S311
             try:
                 swept = await sweep(self._store, self._clock, self._plan)
+            except DatabaseMoved as error:
+                log.info("nothing is deleted any more: %s", error)
+                return
             except AuraError as error:
                 log.warning("old runs are not deleted this time: %s", error)
             except Exception:
@@ -74,5 +77,5 @@ def describe(swept: Swept) -> str:
     """The counts in words."""
     return (
         f"{swept.runs} runs with {swept.entries} journal entries and {swept.signals} signals, "
-        f"{swept.events} events, {swept.items} feed items, {swept.workers} dead workers"
+        f"{swept.payloads} large payloads, {swept.events} events, {swept.items} feed items, {swept.workers} dead workers"
     )

@@ -48,6 +48,11 @@ class Transaction:
         self.began = False
         self.has_pen = False
 
+    @property
+    def of_run(self) -> bool:
+        """Whether it is a step's, and fenced with its run."""
+        return self._pen is not None
+
     async def execute(self, sql: str, *values: Any) -> int:
         """Run one statement; how many rows it changed."""
         return await (await self._ready()).execute(sql, values)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -103,6 +103,7 @@ class Committer:
         self._learning: asyncio.Task[None] | None = None
         self._under_way: list[float] = []  # when the writes that are under way began
         self.counts = CommitCounts()
+        self.refuse: Callable[[Op], Exception | None] | None = None  # asked where it is submitted
 
     def open(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -136,6 +137,9 @@ class Committer:
 
     def post(self, op: Op, done: Done) -> None:
         """The same, with the outcome given to a function, at once when it is known."""
+        if self.refuse is not None and (why := self.refuse(op)) is not None:
+            done(why)
+            return
         if type(op) is SendSignal:
             self._route(op, done)
         else:

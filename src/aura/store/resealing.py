@@ -59,9 +59,14 @@ class Resealing:
         """Whether there is nothing left to do."""
         return self._task is None or self._task.done()
 
-    async def close(self) -> None:
+    def stop(self) -> None:
+        """Seal nothing more."""
         if self._task is not None:
             self._task.cancel()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
