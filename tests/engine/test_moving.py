@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -39,6 +39,7 @@ from aura.store.base import (
     Store,
 )
 from aura.store.portable import Row
+from tests.conftest import PostgresServer
 from tests.engine.kit import Ledger, World, declare, until
 from tests.engine.test_encryption import K1, K2
 from tests.store.kit import append, settle, start
@@ -58,11 +59,20 @@ def ledger() -> Ledger:
 def places(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[World, World]:
     """Where runs come from, and where they go."""
     worlds = []
+    servers = ["postgres_url", "other_postgres_url"]
     for number, kind in enumerate(request.param.split("-")):
-        postgres = kind == "postgres"
         path = str(tmp_path / f"{number}.db")
-        worlds.append(World(str(request.getfixturevalue("postgres_url")) if postgres else path))
+        place = request.getfixturevalue(servers.pop(0)) if kind == "postgres" else path
+        worlds.append(World(str(place)))
     return worlds[0], worlds[1]
+
+
+@pytest.fixture
+def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A second database of the test's own."""
+    name = postgres_server.lend()
+    yield postgres_server.url(name)
+    postgres_server.take_back(name)
 
 
 @pytest.fixture
@@ -192,6 +202,11 @@ async def into(world: World, bundle: Path, take_back: bool = False, **settings: 
         return await import_bundle(store, bundle, take_back=take_back)
 
 
+@pytest.mark.parametrize(
+    "places",
+    ["sqlite-postgres", "postgres-sqlite", "sqlite-sqlite", "postgres-postgres"],
+    indirect=True,
+)
 async def test_a_whole_app_moves_with_runs_in_flight(
     source: World, target: World, bundle: Path
 ) -> None:
