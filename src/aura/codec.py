@@ -8,7 +8,8 @@ sees the same value live and on replay.
 Stored bytes are JSON text, or a byte 0x01 and zlib-compressed JSON text, or one of these encrypted
 (`aura.store.keys`): a byte 0x02, the length of the key's id, the id, and what follows. 0x03 in
 place of 0x02 marks, in memory only, what was tried and did not open. The payload of an event that
-belongs to a trace begins with a byte 0x04, the length of the trace context, and the context.
+belongs to a trace begins with a byte 0x04, the length of the trace context, and the context. 0x05
+begins what stands in a database for a large value that is stored apart (`aura.store.payloads`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from aura.errors import (
 _COMPRESSED = b"\x01"
 SEALED, CLOSED = b"\x02", b"\x03"
 _TRACED = b"\x04"
-_LAST_MARK = _TRACED  # no JSON text begins with so low a byte
+APART = b"\x05"
+_LAST_MARK = APART  # no JSON text begins with so low a byte
 _EXACT_SCALARS = (type(None), bool, int, str)
 _CONFIG = CoreConfig(ser_json_inf_nan="constants", ser_json_bytes="base64", val_json_bytes="base64")
 _WITH_CONFIG = ("model", "dataclass", "typed-dict")
@@ -86,6 +88,8 @@ def unpack(data: bytes) -> bytes:
         raise _not_open(data)
     if mark == _TRACED:
         return unpack(data[2 + data[1] :])
+    if mark == APART:
+        raise CodecError("a value is missing that was stored apart", hint="Restore a backup")
     if mark != _COMPRESSED:
         return data
     try:

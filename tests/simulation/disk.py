@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from aura.errors import StoreUnavailable
 from aura.store.base import Claim, ClaimResult, Op, Outcome
 from aura.store.session import Isolation, Session, Written, append_of
-from aura.store.sqlite import SqliteStore, _explain
+from aura.store.sqlite import SqliteStore
+from aura.store.sqlite_thread import explain
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World
@@ -220,7 +221,7 @@ class Link:
         try:
             return work(_Faulty(self._world.db, lambda: self._fail(fault)))
         except sqlite3.OperationalError as error:
-            raise _explain(error, ":memory:") from error
+            raise explain(error, ":memory:") from error
 
     def _fail(self, fault: Fault) -> None:
         if fault == "dies-before-commit":

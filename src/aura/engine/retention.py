@@ -77,5 +77,6 @@ def describe(swept: Swept) -> str:
     """The counts in words."""
     return (
         f"{swept.runs} runs with {swept.entries} journal entries and {swept.signals} signals, "
-        f"{swept.payloads} large payloads, {swept.events} events, {swept.items} feed items, {swept.workers} dead workers"
+        f"{swept.payloads} large payloads, {swept.events} events, {swept.items} feed items, "
+        f"{swept.workers} dead workers"
     )

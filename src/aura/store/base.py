@@ -374,7 +374,8 @@ class Sweep:
     That is ended runs (never parked ones) with their journals and signals, workers whose lease has
     been over for `dead` seconds and that own nothing, and items of the feeds whose names begin with
     one of `feeds`, except those in `keep`. The last item of a feed stays: it numbers the next one.
-    Events go when all groups have handled them, or after `unread` seconds; dead letters stay.
+    Events go when all groups have handled them, or after `unread` seconds; dead letters stay. Large
+    payloads go when no row has them any more.
     """
 
     age: float
@@ -393,6 +394,7 @@ class Swept(NamedTuple):
     signals: int = 0
     items: int = 0
     workers: int = 0
+    payloads: int = 0
     events: int = 0
 
 

@@ -61,6 +61,9 @@ LEFT: Mapping[str, str] = {
     "tallies": "every database counts its own runs",
     "tally_mark": "every database counts its own runs",
     "migrations": "every database has its own",
+    "payloads": "they are read in the place of their marks",
+    "payload_uses": "they follow from the rows that have marks",
+    "payloads_loose": "they are for the sweeps of one database",
 }
 """Tables whose rows stay where they are, and why."""
 
@@ -135,15 +138,17 @@ Change = tuple[Row, Row]
 """A row as it is, and as it is to be; their keys are the same."""
 
 
-def replacement(table: str, change: Change, mark: Callable[[int], str]) -> tuple[str, str, Row]:
+def replacement(
+    table: str, change: Change, mark: Callable[[int], str], read: Callable[[str], str]
+) -> tuple[str, str, Row]:
     """The payloads of a row, and the conditions that it is still the old one, as SQL; with the
-    values of the placeholders, which `mark` gives from 0."""
+    values of the placeholders, which `mark` gives from 0. `read` says how a column is read."""
     was, becomes = change
     payloads = [name for name in TABLES[table].payloads if becomes[name] != was[name]]
     fixed = [*TABLES[table].key, *payloads]
     sets = ", ".join(f"{name} = {mark(at)}" for at, name in enumerate(payloads))
     tests = " AND ".join(
-        f"{name} = {mark(at)}" for at, name in enumerate(fixed, start=len(payloads))
+        f"{read(name)} = {mark(at)}" for at, name in enumerate(fixed, start=len(payloads))
     )
     values = {f"new {name}": becomes[name] for name in payloads}
     return sets, tests, values | {f"old {name}": was[name] for name in fixed}

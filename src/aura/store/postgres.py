@@ -58,12 +58,14 @@ from aura.store.base import (
 from aura.store.events import Emit, Progress, lost_partition
 from aura.store.events_postgres import PostgresEvents, emit_rows, progress_rows
 from aura.store.outline import Glance
+from aura.store.payloads import READY, Bodies, put_back, set_apart, uses
 from aura.store.portable import Admission, Change, Fence, Line, Page, Row
 from aura.store.postgres_aside import add_attributes, search, take_runs
 from aura.store.postgres_claims import COLUMNS, Claims
 from aura.store.postgres_link import Connection, Ear, Link, Loan, Pool, masked
 from aura.store.postgres_lists import count_runs
 from aura.store.postgres_migrations import migrate
+from aura.store.postgres_payloads import keep, use
 from aura.store.postgres_queues import (
     Placed,
     all_queues,
@@ -83,6 +85,7 @@ T = TypeVar("T")
 _SQL = {name: sql.replace(":columns", COLUMNS) for name, sql in queries("postgres").items()}
 _SCHEMA = max(one.number for one in migrations("postgres"))
 _MICROSECOND = 1e-6
+_Done = tuple[list[Outcome], Sequence[str]]  # outcomes, and the topics that follow from ends
 
 
 class PostgresStore:
@@ -100,6 +103,7 @@ class PostgresStore:
         self._sender = uuid.uuid4().hex
         self._listeners: list[Listener] = []
         self._layout: Mapping[str, Sequence[str]] = {}
+        self._apart = False  # whether large payloads are stored apart
         self._reads: Pool | None = None
         self._writes: Pool | None = None
         self._guests: Pool | None = None  # for users' transactions
@@ -118,7 +122,7 @@ class PostgresStore:
         self._guests = Pool(Link(self._link.url, guest=True), reads)
         try:
             async with self._writes.take() as connection:
-                await migrate(connection, self._clock)
+                self._apart = READY in await migrate(connection, self._clock)
             await self._ear.open()
         except BaseException:
             await self.close()
@@ -133,39 +137,49 @@ class PostgresStore:
     async def commit(self, ops: Sequence[Op]) -> list[Outcome]:
         if not ops:
             return []
+        marked, bodies = set_apart(ops) if self._apart else (ops, {})
         async with self._taken(self._writes) as connection:
-            outcomes = await commit_alone(connection, ops, _new_run) if len(ops) <= 2 else None
-            if outcomes is None:
-                outcomes = await self._commit_together(connection, ops)
+            if bodies:
+                outcomes, after = await self._commit_apart(connection, marked, bodies)
+            else:
+                outcomes, after = await self._commit_together(connection, ops)
+        for topic in after:
+            self._hear(unquote(topic))
         self._tell(ops, outcomes)
         return outcomes
+
+    async def _commit_apart(
+        self, connection: Connection, ops: Sequence[Op], bodies: Bodies
+    ) -> _Done:
+        async with connection.transaction():
+            await keep(connection, bodies)
+            outcomes, after = await self._commit_together(connection, ops)
+            await use(connection, uses(ops, outcomes, bodies))
+        return put_back(outcomes, bodies), after
 
     def _tell(self, ops: Sequence[Op], outcomes: Sequence[Outcome]) -> None:
         here, _ = topics(ops, outcomes)
         for topic in here:
             self._hear(topic)
 
-    async def _commit_together(self, connection: Connection, ops: Sequence[Op]) -> _Outcomes:
+    async def _commit_together(self, connection: Connection, ops: Sequence[Op]) -> _Done:
+        alone = await commit_alone(connection, ops, _new_run) if len(ops) <= 2 else None
+        if alone is not None:
+            return alone, ()
         kinds = _by_kind(ops)
         if len(kinds[Append]) == len(ops):
-            return await _append(connection, kinds[Append])
+            return await _append(connection, kinds[Append]), ()
         takers = {op.run_id: op.taker for op in kinds[SendSignal] if op.taker is not None}
         found_by_words = any(op.attributes for kind in (StartRun, Placed) for op in kinds[kind])
-        if takers or found_by_words:
-            async with connection.transaction():
-                outcomes, after = await self._apply(connection, ops, kinds)
-                outcomes = await take_runs(connection, ops, outcomes, takers)
-                await add_attributes(connection, ops, outcomes)
-        else:
+        if not (takers or found_by_words):
+            return await self._apply(connection, ops, kinds)
+        async with connection.transaction():
             outcomes, after = await self._apply(connection, ops, kinds)
-        for topic in after:
-            self._hear(unquote(topic))
-        return outcomes
+            outcomes = await take_runs(connection, ops, outcomes, takers)
+            await add_attributes(connection, ops, outcomes)
+        return outcomes, after
 
-    async def _apply(
-        self, connection: Connection, ops: Sequence[Op], kinds: _Kinds
-    ) -> tuple[_Outcomes, Sequence[str]]:
-        """The outcomes, and the topics that follow from ends."""
+    async def _apply(self, connection: Connection, ops: Sequence[Op], kinds: _Kinds) -> _Done:
         row = await connection.fetchrow(_SQL["commit"], self._sender, _SCHEMA, *_rows(kinds))
         assert row is not None  # noqa: S101  (the function answers with one row)
         answers = _Answers(kinds, row)
@@ -241,7 +255,9 @@ class PostgresStore:
         values = (what.age, what.feeds, what.keep, what.limit, what.dead)
         swept = (await self._fetch(Swept, "sweep", *values))[0]
         room = what.limit - sum(swept)
-        return swept._replace(events=await self.events.sweep(what.age, what.unread, room))
+        payloads = (await self._fetch(int, "sweep_payloads", room))[0]
+        events = await self.events.sweep(what.age, what.unread, room - payloads)
+        return swept._replace(payloads=payloads, events=events)
 
     async def sweepable(self, what: Sweep) -> Swept:
         values = (what.age, what.feeds, what.keep, what.dead)
@@ -285,7 +301,7 @@ class PostgresStore:
 
     async def adopt(self, run: Row, rest: Iterable[Line], *, take_back: bool = False) -> Admission:
         async with self._taken(self._reads) as connection:
-            return await postgres_rows.adopt(connection, run, rest, take_back)
+            return await postgres_rows.adopt(connection, run, rest, take_back, self._apart)
 
     async def add_rows(self, table: str, rows: Sequence[Row]) -> int:
         async with self._taken(self._reads) as connection:
@@ -293,7 +309,7 @@ class PostgresStore:
 
     async def replace_rows(self, table: str, changes: Sequence[Change]) -> int:
         async with self._taken(self._reads) as connection:
-            return await postgres_rows.replace_rows(connection, table, changes)
+            return await postgres_rows.replace_rows(connection, table, changes, self._apart)
 
     async def moment(self) -> float:
         return (await self._fetch(float, "moment"))[0]
@@ -315,7 +331,7 @@ class PostgresStore:
             outcomes, _ = await self._apply(connection, ops, _by_kind(ops))  # no run ends by it
             return outcomes
 
-        aid = Aid(emit, self._tell, self._clock)
+        aid = Aid(emit, self._tell, self._clock, self._apart)
         return PostgresSession(self._guests, self._reads, self._link.url, isolation, aid)
 
     def listen(self, listener: Listener) -> Callable[[], None]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from aura.store.base import Claim, Claimed, ClaimResult, Entry, RunRecord, Signal
 from aura.store.postgres_link import Connection
-from aura.store.queries import queries
+from aura.store.queries import queries, whole
 from aura.store.queues import (
     MOST_HEADS,
     Head,
@@ -26,7 +26,10 @@ from aura.store.queues import (
     open_queues,
 )
 
-COLUMNS = ", ".join(f"r.{name}" for name in RunRecord._fields)
+COLUMNS = ", ".join(
+    whole(f":whole(r.{name})", "postgres") if name in ("input", "output") else f"r.{name}"
+    for name in RunRecord._fields
+)
 _SQL = {name: sql.replace(":columns", COLUMNS) for name, sql in queries("postgres").items()}
 
 _Rows = Sequence[Any]

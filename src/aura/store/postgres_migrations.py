@@ -18,11 +18,15 @@ _LONGEST = 86_400.0  # seconds that an index may take
 _PAUSE = 0.1
 
 
-async def migrate(connection: Connection, clock: Clock) -> None:
-    """Apply what is outstanding. Raises SchemaTooNew, SchemaMismatch."""
+async def migrate(connection: Connection, clock: Clock) -> frozenset[str]:
+    """Apply what is outstanding; the ids of all that is. Raises SchemaTooNew, SchemaMismatch."""
     later = await _together(connection)
-    if not later:
-        return
+    if later:
+        await _beside(connection, later, clock)
+    return frozenset(await _applied(connection))
+
+
+async def _beside(connection: Connection, later: Sequence[Migration], clock: Clock) -> None:
     while not await connection.fetchval(_SQL["lock_online"]):
         await clock.sleep(_PAUSE)
     try:

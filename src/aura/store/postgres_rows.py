@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from aura.store.payloads import Use, loosened, reading, row_apart
 from aura.store.portable import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -24,6 +26,7 @@ from aura.store.portable import (
     size,
 )
 from aura.store.postgres_link import Connection
+from aura.store.postgres_payloads import keep, loosen, use
 from aura.store.queries import queries
 
 _SQL = queries("postgres")
@@ -45,7 +48,7 @@ async def rows(connection: Connection, page: Page, columns: Sequence[str]) -> li
     sql = (
         _SQL["rows"]
         .replace(":table", table.name)
-        .replace(":names", ", ".join(f'"{name}"' for name in columns))
+        .replace(":names", ", ".join(_named(table.name, name) for name in columns))
         .replace(":conditions", conditions(page, lambda at: f"${at + 2}"))
         .replace(":key", ", ".join(table.key))
     )
@@ -78,28 +81,32 @@ class _Refused(Exception):
 
 
 async def adopt(
-    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool
+    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
 ) -> Admission:
+    """`apart`: large payloads are stored apart."""
     try:
-        return await _adopt(connection, run, rest, take_back)
+        return await _adopt(connection, run, rest, take_back, apart)
     except _Refused:
         return "other"
 
 
 async def _adopt(
-    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool
+    connection: Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
 ) -> Admission:
+    async def marked(table: str, row: Row) -> Row:
+        return await _apart(connection, table, row) if apart else row
+
     async with connection.transaction():
         here = await connection.fetchrow(_SQL["identity"], run["id"])
         verdict = admission(None if here is None else dict(here), run, take_back=take_back)
         if verdict not in ("create", "return"):
             return verdict
         await _forget_all(connection, run["id"], verdict)
-        if not await _Pens(connection, "add_row").add("runs", run):
+        if not await _Pens(connection, "add_row").add("runs", await marked("runs", run)):
             raise _Refused
         pens = _Pens(connection, "insert_row")
         for name, row in rest:
-            await pens.write(name, row)
+            await pens.write(name, await marked(name, row))
         await pens.flush()
         await connection.execute(_SQL["count_signals"], run["id"])
         await connection.execute(_SQL["tally_arrived"], run["id"])
@@ -112,19 +119,44 @@ async def add_rows(connection: Connection, table: str, found: Sequence[Row]) -> 
         return sum([await pens.add(table, row) for row in found])
 
 
-async def replace_rows(connection: Connection, table: str, changes: Sequence[Change]) -> int:
-    done = 0
+async def replace_rows(
+    connection: Connection, table: str, changes: Sequence[Change], apart: bool
+) -> int:
     async with connection.transaction():
-        for change in changes:
-            sets, tests, values = replacement(table, change, lambda at: f"${at + 1}")
-            sql = (
-                _SQL["replace_row"]
-                .replace(":table", TABLES[table].name)
-                .replace(":changes", sets)
-                .replace(":conditions", tests)
-            )
-            done += len(await connection.fetch(sql, *values.values()))
-    return done
+        return sum([await _replace(connection, table, change, apart) for change in changes])
+
+
+async def _replace(connection: Connection, table: str, change: Change, apart: bool) -> int:
+    was, becomes = change
+    marked = await _apart(connection, table, becomes) if apart else becomes
+    sets, tests, values = replacement(
+        table, (was, marked), lambda at: f"${at + 1}", partial(_read, table)
+    )
+    sql = (
+        _SQL["replace_row"]
+        .replace(":table", TABLES[table].name)
+        .replace(":changes", sets)
+        .replace(":conditions", tests)
+    )
+    await loosen(connection, was.get(TABLES[table].run or "", ""), loosened(table, was, becomes))
+    return len(await connection.fetch(sql, *values.values()))
+
+
+async def _apart(connection: Connection, table: str, row: Row) -> Row:
+    """The row with marks in place of large values, which its run has from now on."""
+    marked, bodies = row_apart(table, row)
+    if bodies:
+        await keep(connection, bodies)
+        await use(connection, [Use(row[TABLES[table].run or ""], mark) for mark in bodies])
+    return marked
+
+
+def _named(table: str, column: str) -> str:
+    return f'{_read(table, column)} AS "{column}"'
+
+
+def _read(table: str, column: str) -> str:
+    return reading(table, column, "postgres")
 
 
 async def _forget_all(connection: Connection, run_id: str, verdict: Admission) -> None:

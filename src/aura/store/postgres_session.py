@@ -18,7 +18,9 @@ import asyncpg
 from aura.clock import Clock
 from aura.errors import LeaseLost, StoreUnavailable, TransactionConflict, TransactionError
 from aura.store.base import Append, Op, Outcome
+from aura.store.payloads import set_apart, uses
 from aura.store.postgres_link import Connection, Pool, explain, place
+from aura.store.postgres_payloads import keep, use
 from aura.store.queries import queries
 from aura.store.session import (
     ISOLATIONS,
@@ -60,11 +62,13 @@ _GONE = (
 
 class Aid(NamedTuple):
     """What a session needs of its store: to write entries with events, to tell this process of what
-    was committed, and a clock for the pauses between looks."""
+    was committed, a clock for the pauses between looks, and whether large payloads are stored
+    apart."""
 
     emit: Callable[[Connection, Sequence[Op]], Awaitable[list[Outcome]]]
     tell: Callable[[Sequence[Op], Sequence[Outcome]], None]
     clock: Clock
+    apart: bool
 
 
 class PostgresSession:
@@ -157,12 +161,17 @@ class PostgresSession:
 
     async def _write(self, connection: Connection, entries: Sequence[Written]) -> bool:
         """Whether all entries were written."""
-        rows = [(*one.entry, one.epoch) for one in entries if isinstance(one, Append)]
+        marked, bodies = set_apart(entries) if self._aid.apart else (entries, {})
+        if bodies:
+            await keep(connection, bodies)
+        rows = [(*one.entry, one.epoch) for one in marked if isinstance(one, Append)]
         found = await connection.fetchrow(_SQL["finish"], rows, timeout=_PATIENCE)
         assert found is not None  # noqa: S101  (always one row)
-        rest = [one for one in entries if not isinstance(one, Append)]
+        rest = [one for one in marked if not isinstance(one, Append)]
         if rest and any(await self._aid.emit(connection, rest)):
             return False
+        if bodies:
+            await use(connection, uses(marked, [None] * len(marked), bodies))
         return bool(found["landed"] == len(rows))
 
     async def rollback(self) -> None:

@@ -16,6 +16,8 @@ SHOWN = frozenset({"state", "stream", "answer"})
 """Kinds of journal entries that are looked for from outside, so they have an index."""
 
 _NAME = re.compile(r"^-- :name: (\w+)$", re.MULTILINE)
+_WHOLE = re.compile(r":(whole|size)\((?:(\w+)\.)?(\w+)\)")
+_MARK_LENGTH = 33  # bytes of what stands for a value that is stored apart
 _FILE = re.compile(r"^(\d{4})_(pre|post)_(\w+)\.sql$")
 
 
@@ -48,8 +50,26 @@ def queries(dialect: str) -> Mapping[str, str]:
     for file in (files("aura.store") / "sql" / dialect).iterdir():
         if file.name.endswith(".sql"):
             parts = _NAME.split(file.read_text("utf-8"))
-            found |= zip(parts[1::2], map(str.strip, parts[2::2]), strict=True)
+            texts = (whole(text.strip(), dialect) for text in parts[2::2])
+            found |= zip(parts[1::2], texts, strict=True)
     return found
+
+
+def whole(sql: str, dialect: str) -> str:
+    """A text in which `:whole(column)` is a value that may be stored apart, and `:size(column)` its
+    length in bytes; see `aura.store.payloads`."""
+    table = "payloads" if dialect == "sqlite" else "aura.payloads"
+
+    def expression(match: re.Match[str]) -> str:
+        column = ".".join(filter(None, match.groups()[1:]))
+        found, here = "body", column
+        if match[1] == "size":
+            found, here = "length(body)", f"length({column})"
+        stored = f"SELECT {found} FROM {table} WHERE mark = {column}"  # noqa: S608  (our own names)
+        is_mark = f"length({column}) = {_MARK_LENGTH}"
+        return f"CASE WHEN {is_mark} THEN coalesce(({stored}), {here}) ELSE {here} END"
+
+    return _WHOLE.sub(expression, sql)
 
 
 @cache

@@ -36,7 +36,7 @@ from aura.store.base import (
     no_run,
     run_ended,
 )
-from aura.store.queries import migrations, queries
+from aura.store.queries import migrations, queries, whole
 from aura.store.search import attribute_rows
 from aura.store.sqlite_ends import continues
 from aura.store.sqlite_queues import start_placed
@@ -44,7 +44,10 @@ from aura.store.sqlite_queues import start_placed
 Rows = Sequence[tuple[Any, ...]]
 
 _SQL = queries("sqlite")
-COLUMNS = ", ".join(RunRecord._fields)
+COLUMNS = ", ".join(
+    whole(f":whole({name})", "sqlite") if name in ("input", "output") else name
+    for name in RunRecord._fields
+)
 _CHUNK = 256  # rows per statement; with 13 columns far below SQLite's limit of variables
 
 

@@ -6,8 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+from aura.store.payloads import Use, loosened, reading, row_apart
 from aura.store.portable import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -25,6 +27,7 @@ from aura.store.portable import (
     size,
 )
 from aura.store.queries import queries
+from aura.store.sqlite_payloads import keep, loosen, use
 
 _SQL = queries("sqlite")
 
@@ -42,7 +45,9 @@ def rows(db: sqlite3.Connection, page: Page, columns: Sequence[str]) -> list[Row
     sql = (
         _SQL["rows"]
         .replace(":table", table.name)
-        .replace(":columns", ", ".join(f'"{name}"' for name in columns))
+        .replace(
+            ":columns", ", ".join(f'{_read(table.name, name)} AS "{name}"' for name in columns)
+        )
         .replace(":conditions", conditions(page, lambda _: "?"))
         .replace(":key", ", ".join(table.key))
     )
@@ -76,14 +81,22 @@ class _Refused(Exception):
     """Another run does not let this one begin (its dedup key); nothing is changed."""
 
 
-def adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool) -> Admission:
+def adopt(
+    db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
+) -> Admission:
+    """`apart`: large payloads are stored apart."""
     try:
-        return _adopt(db, run, rest, take_back)
+        return _adopt(db, run, rest, take_back, apart)
     except _Refused:
         return "other"
 
 
-def _adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool) -> Admission:
+def _adopt(
+    db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
+) -> Admission:
+    def marked(table: str, row: Row) -> Row:
+        return _apart(db, table, row) if apart else row
+
     with _transaction(db):
         here = db.execute(_SQL["identity"], (run["id"],)).fetchone()
         names = ("state", "epoch", "workflow", "created_at")
@@ -95,10 +108,10 @@ def _adopt(db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bo
             for table in TABLES.values():
                 if table.run is not None:
                     _forget(db, table.name, table.run, run["id"])
-        if not _insert(db, "runs", run, "add_row"):
+        if not _insert(db, "runs", marked("runs", run), "add_row"):
             raise _Refused
         for name, row in rest:
-            _insert(db, name, row, "insert_row")
+            _insert(db, name, marked(name, row), "insert_row")
         db.execute(_SQL["count_signals"], (run["id"],))
         db.execute(_SQL["tally_arrived"], (run["id"],))
         return verdict
@@ -109,20 +122,39 @@ def add_rows(db: sqlite3.Connection, table: str, found: Sequence[Row]) -> int:
         return sum(_insert(db, table, row, "add_row") for row in found)
 
 
-def replace_rows(db: sqlite3.Connection, table: str, changes: Sequence[Change]) -> int:
+def replace_rows(db: sqlite3.Connection, table: str, changes: Sequence[Change], apart: bool) -> int:
     with _transaction(db):
-        return sum(_replace(db, table, change) for change in changes)
+        return sum(_replace(db, table, change, apart) for change in changes)
 
 
-def _replace(db: sqlite3.Connection, table: str, change: Change) -> int:
-    changes, tests, values = replacement(table, change, lambda _: "?")
+def _replace(db: sqlite3.Connection, table: str, change: Change, apart: bool) -> int:
+    was, becomes = change
+    marked = _apart(db, table, becomes) if apart else becomes
+    changes, tests, values = replacement(table, (was, marked), lambda _: "?", partial(_read, table))
     sql = (
         _SQL["replace_row"]
         .replace(":table", TABLES[table].name)
         .replace(":changes", changes)
         .replace(":conditions", tests)
     )
+    loosen(db, was.get(TABLES[table].run or "", ""), loosened(table, was, becomes))
     return db.execute(sql, list(values.values())).rowcount
+
+
+def _apart(db: sqlite3.Connection, table: str, row: Row) -> Row:
+    """The row with marks in place of large values, which its run has from now on."""
+    marked, bodies = row_apart(table, row)
+    keep(db, bodies)
+    use(db, [Use(row[TABLES[table].run or ""], mark) for mark in bodies])
+    return marked
+
+
+def _named(table: str, column: str) -> str:
+    return f'{_read(table, column)} AS "{column}"'
+
+
+def _read(table: str, column: str) -> str:
+    return reading(table, column, "sqlite")
 
 
 @contextmanager

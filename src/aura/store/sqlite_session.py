@@ -26,6 +26,7 @@ from aura.store.session import (
     refuse_ending,
     to_the_end,
 )
+from aura.store.sqlite_payloads import write_apart
 
 T = TypeVar("T")
 log = logging.getLogger("aura.store")
@@ -59,11 +60,12 @@ class Thread(Protocol):
 
 class Aid(NamedTuple):
     """What a session needs of its store: to write entries with events, to tell others of what was
-    committed, and to explain errors of the file."""
+    committed, to explain errors of the file, and whether large payloads are stored apart."""
 
     emit: Callable[[sqlite3.Connection, Sequence[Op]], list[Outcome]]
     tell: Callable[[Sequence[Op], Sequence[Outcome]], None]
     explain: Callable[[BaseException, str], BaseException]
+    apart: bool
 
 
 class SqliteSession:
@@ -137,7 +139,7 @@ class SqliteSession:
         self._silence()
         try:
             failure = await self._thread.call(
-                lambda db: _commit(db, entries, self._aid.emit), inside=True
+                lambda db: _commit(db, entries, self._aid), inside=True
             )
         except BaseException:
             await self.rollback()
@@ -246,19 +248,17 @@ def _try(
         return None, error, db.in_transaction
 
 
-def _commit(
-    db: sqlite3.Connection,
-    entries: Sequence[Written],
-    emit: Callable[[sqlite3.Connection, Sequence[Op]], list[Outcome]],
-) -> BaseException | None:
+def _commit(db: sqlite3.Connection, entries: Sequence[Written], aid: Aid) -> BaseException | None:
     """Write the entries and commit; why it was not, when it was not for certain."""
+
+    def write(ops: Sequence[Op]) -> list[Outcome]:
+        return [_write(db, one, aid) for one in ops]
+
     try:
-        for one in entries:
-            if not (_append(db, one) if isinstance(one, Append) else emit(db, [one]) == [None]):
-                db.execute("ROLLBACK")
-                return LeaseLost(
-                    f"run {append_of(entries[-1]).entry.run_id} is another worker's now"
-                )
+        outcomes = write_apart(db, entries, write) if aid.apart else write(entries)
+        if any(one is not None for one in outcomes):
+            db.execute("ROLLBACK")
+            return LeaseLost(f"run {append_of(entries[-1]).entry.run_id} is another worker's now")
         db.execute("COMMIT")
     except sqlite3.Error as error:
         try:
@@ -273,10 +273,14 @@ def _commit(
 _ONE_ROW = "(" + ", ".join("?" * 12) + ")"
 
 
-def _append(db: sqlite3.Connection, op: Append) -> bool:
-    """Whether the entry was written now: the run is this epoch's, and the place was free."""
+def _write(db: sqlite3.Connection, op: Op, aid: Aid) -> Outcome:
+    """None when it was written now: the run is this epoch's, and the place was free."""
+    if not isinstance(op, Append):
+        return aid.emit(db, [op])[0]
     sql = _SQL["append_entries"].replace(":rows", _ONE_ROW)
-    return db.execute(sql, (*op.entry, op.epoch)).rowcount == 1
+    if db.execute(sql, (*op.entry, op.epoch)).rowcount == 1:
+        return None
+    return LeaseLost(f"run {op.entry.run_id} is another worker's now")
 
 
 def _is_there(db: sqlite3.Connection, op: Append) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from aura.store.base import Sweep, Swept
 from aura.store.queries import queries
+from aura.store.sqlite_payloads import sweep_payloads
 
 _SQL = queries("sqlite")
 
@@ -21,12 +22,13 @@ def sweep(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:
         items = _items(db, what, now, what.limit - sum(swept))
         room = what.limit - sum(swept) - items
         workers = _delete(db, "sweep_workers", {"dead": now - what.dead, "room": room})
+        payloads = sweep_payloads(db, room - workers)
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
-    return swept._replace(items=items, workers=workers)
+    return swept._replace(items=items, workers=workers, payloads=payloads)
 
 
 def sweepable(db: sqlite3.Connection, what: Sweep, now: float) -> Swept:

@@ -460,32 +460,36 @@ JOIN aura.runs AS r ON r.id = newest.id
 ORDER BY r.created_at DESC, r.id DESC
 
 -- :name: journals
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM aura.journal
 JOIN (SELECT r.id, r.base FROM aura.runs AS r WHERE r.id = ANY ($1::text[])) AS wanted
   ON run_id = wanted.id AND seq > wanted.base
 ORDER BY run_id, seq
 
 -- :name: journal
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM aura.journal
 WHERE run_id = $1
   AND seq > coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0)
 ORDER BY seq
 
 -- :name: entries
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM aura.journal WHERE run_id = $1 AND kind = $2 AND seq > $3 ORDER BY seq
 
 -- :name: entries_of
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM aura.journal
 WHERE run_id = $1 AND seq > coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0)
   AND key = ANY ($2::text[]) ORDER BY seq
 
 -- :name: outline
 SELECT seq, key, kind, fingerprint, attempt, started_at, recorded_at, error IS NOT NULL,
-       octet_length(input), octet_length(output)
+       :size(input), :size(output)
 FROM aura.journal
 WHERE run_id = $1
   AND seq > greatest($2, coalesce((SELECT r.base FROM aura.runs AS r WHERE r.id = $1), 0))
@@ -493,7 +497,8 @@ ORDER BY seq LIMIT $3
 
 -- :name: shown_entries
 -- Of one of the kinds that have an index.
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM aura.journal
 WHERE run_id = $1 AND kind = $2 AND seq > $3 AND kind IN ('state', 'stream', 'answer')
 ORDER BY seq
@@ -519,7 +524,7 @@ SELECT r.id FROM asked JOIN aura.runs AS r
  AND r.state = 'running'
 
 -- :name: signals
-SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
+SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, :whole(s.payload), s.sent_at, s.late
 FROM unnest($1::text[], $2::integer[]) AS wanted (run_id, after)
 JOIN aura.runs AS r ON r.id = wanted.run_id
 JOIN aura.signals AS s
@@ -563,7 +568,11 @@ SELECT (SELECT count(*) FROM old),
         WHERE f.feed = aging.feed AND f.at < aura.moment() - $1
           AND f.seq < (SELECT max(e.seq) FROM aura.feeds AS e WHERE e.feed = aging.feed)),
        (SELECT count(*) FROM aura.workers AS w WHERE w.lease_until < aura.moment() - $4
-          AND NOT EXISTS (SELECT FROM aura.runs AS r WHERE r.owner = w.id))
+          AND NOT EXISTS (SELECT FROM aura.runs AS r WHERE r.owner = w.id)),
+       (SELECT count(DISTINCT u.mark) FROM old JOIN aura.payload_uses AS u ON u.run_id = old.id
+        WHERE NOT EXISTS (SELECT FROM aura.payload_uses AS other
+                          WHERE other.mark = u.mark
+                            AND NOT EXISTS (SELECT FROM old AS o WHERE o.id = other.run_id)))
 
 -- :name: settings
 SELECT aura.moment() AS now,
@@ -646,3 +655,15 @@ SELECT r.epoch FROM aura.runs AS r WHERE r.id = $1 FOR UPDATE
 
 -- :name: entry_key
 SELECT j.key FROM aura.journal AS j WHERE j.run_id = $1 AND j.seq = $2
+
+-- :name: keep_payloads
+SELECT aura.keep_payloads($1, $2)
+
+-- :name: use_payloads
+SELECT aura.use_payloads($1, $2, $3)
+
+-- :name: loosen_payload
+INSERT INTO aura.payloads_loose (run_id, mark) VALUES ($1, $2)
+
+-- :name: sweep_payloads
+SELECT aura.sweep_payloads($1)

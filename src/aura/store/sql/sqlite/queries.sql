@@ -166,7 +166,7 @@ SELECT 1 FROM runs
 WHERE id = :id AND epoch = :epoch + 1 AND owner = :worker AND state = 'running'
 
 -- :name: signals
-SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, s.payload, s.sent_at, s.late
+SELECT s.run_id, s.seq, s.name, s.id, s.priority, s.deadline, :whole(s.payload), s.sent_at, s.late
 FROM (VALUES :rows) AS wanted
 JOIN runs ON runs.id = wanted.column1
 JOIN signals AS s ON s.run_id = wanted.column1
@@ -250,23 +250,26 @@ SELECT workflow FROM found WHERE workflow IS NOT NULL
 SELECT :columns FROM runs WHERE rowid IN (SELECT value FROM json_each(?))
 
 -- :name: journal
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM journal
 WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 0) ORDER BY seq
 
 -- :name: entries
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM journal WHERE run_id = ? AND kind = ? AND seq > ? ORDER BY seq
 
 -- :name: entries_of
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM journal
 WHERE run_id = :run AND seq > coalesce((SELECT base FROM runs WHERE id = :run), 0)
   AND key IN (SELECT value FROM json_each(:keys)) ORDER BY seq
 
 -- :name: outline
 SELECT seq, key, kind, fingerprint, attempt, started_at, recorded_at, error IS NOT NULL,
-       length(input), length(output)
+       :size(input), :size(output)
 FROM journal
 WHERE run_id = :run
   AND seq > max(:after, coalesce((SELECT base FROM runs WHERE id = :run), 0))
@@ -274,7 +277,8 @@ ORDER BY seq LIMIT :limit
 
 -- :name: shown_entries
 -- Of one of the kinds that have an index.
-SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, recorded_at
+SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt,
+       started_at, recorded_at
 FROM journal INDEXED BY journal_shown
 WHERE run_id = ? AND kind = ? AND seq > ? AND kind IN ('state', 'stream', 'answer')
 ORDER BY seq
@@ -639,7 +643,10 @@ SELECT (SELECT count(*) FROM old),
        (SELECT count(*) FROM old JOIN signals ON signals.run_id = old.id),
        0,
        (SELECT count(*) FROM workers WHERE lease_until < :dead
-          AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND owner = workers.id))
+          AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND owner = workers.id)),
+       (SELECT count(DISTINCT u.mark) FROM old JOIN payload_uses AS u ON u.run_id = old.id
+        WHERE NOT EXISTS (SELECT 1 FROM payload_uses AS other
+                          WHERE other.mark = u.mark AND other.run_id NOT IN (SELECT id FROM old)))
 
 -- :name: sweepable_items
 SELECT count(*) FROM feeds
@@ -691,3 +698,30 @@ UPDATE :table SET :changes WHERE :conditions
 UPDATE runs SET signals = max(signals, (
     SELECT coalesce(max(signals.seq), 0) FROM signals WHERE signals.run_id = runs.id))
 WHERE id = ?
+
+-- :name: keep_payload
+INSERT INTO payloads (mark, body) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- :name: use_payload
+INSERT INTO payload_uses (run_id, mark) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- :name: loosen_payload
+INSERT INTO payloads_loose (run_id, mark) VALUES (?, ?) ON CONFLICT DO NOTHING
+
+-- :name: loose_payloads
+SELECT run_id, mark FROM payloads_loose LIMIT ?
+
+-- :name: sweep_use
+DELETE FROM payload_uses
+WHERE run_id = :run AND mark = :mark
+  AND NOT EXISTS (SELECT 1 FROM runs WHERE id = :run AND (input = :mark OR output = :mark))
+  AND NOT EXISTS (SELECT 1 FROM journal
+                  WHERE run_id = :run AND (input = :mark OR output = :mark))
+  AND NOT EXISTS (SELECT 1 FROM signals WHERE run_id = :run AND payload = :mark)
+
+-- :name: sweep_payload
+DELETE FROM payloads
+WHERE mark = :mark AND NOT EXISTS (SELECT 1 FROM payload_uses WHERE payload_uses.mark = :mark)
+
+-- :name: sweep_loose
+DELETE FROM payloads_loose WHERE run_id = :run AND mark = :mark
