@@ -41,6 +41,8 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.gateway
 	$(BIN)/python -m benchmarks.signals --store sqlite
 	$(BIN)/python -m benchmarks.signals --store postgres
+	$(BIN)/python -m benchmarks.recovery --store sqlite
+	$(BIN)/python -m benchmarks.recovery --store postgres --peers
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Aura needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'

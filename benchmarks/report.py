@@ -32,18 +32,25 @@ def run_peers(
     steps, steps_per_second, seconds, p50_ms, p95_ms}; p50 and p95 are None for a fan-out. What
     failed in every repeat is {peer, store, scenario, error}.
     """
-    python = install()
     return [
-        _median([_run(python, peer, store, database, scenario) for _ in range(repeats)])
+        _median([_run(peer, store, database, scenario) for _ in range(repeats)])
         for peer in PEERS_OF_STORE[store]
         for scenario in scenarios
     ]
 
 
-def _run(python: Path, peer: str, store: str, database: str, scenario: str) -> dict[str, Any]:
+def _run(peer: str, store: str, database: str, scenario: str) -> dict[str, Any]:
     failed = {"peer": peer, "store": store, "scenario": scenario}
-    command: list[str | Path] = [python, _PEERS / f"peer_{peer}.py", "--json"]
-    command += ["--database", database, "--scenario", scenario]
+    return run_script(f"peer_{peer}.py", ("--database", database, "--scenario", scenario), failed)
+
+
+def run_script(script: str, arguments: Sequence[str], failed: dict[str, Any]) -> dict[str, Any]:
+    """The figures that a peer's script prints, run in the peers' environment.
+
+    `script` is a file of `benchmarks/peers/`. When it fails or takes too long: `failed` and
+    "error", which is the end of what it wrote about that.
+    """
+    command: list[str | Path] = [install(), _PEERS / script, "--json", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
     except subprocess.TimeoutExpired:
