@@ -14,6 +14,7 @@ from aura.engine import Event
 from aura.errors import InvalidInput, NoSuchDeadLetter, RunParked, UnknownTopic
 from aura.server import letters, topics
 from aura.server.letters import LetterFilter
+from aura.server.letters_bulk import ChosenLetters, change_letters
 from aura.store.base import Heartbeat, StartRun
 from aura.store.events import Join, Progress
 from tests.engine.events_kit import Seen, caught_up, crash, listening
@@ -200,6 +201,40 @@ async def test_a_letter_is_requeued_to_a_chosen_version(world: World) -> None:
     await app.emit("orders", 2)
     await until(lambda: _has_run(app, "g:orders:2"))
     assert await app.run("g:orders:2").result(timeout=60) == "new"
+
+
+async def test_a_letter_of_a_function_is_not_requeued_to_a_version(world: World) -> None:
+    """Where the group is declared it is refused; where it is not, the letter says what to do."""
+    handler = Mended("bad")
+    app = await listening(world, handler)
+    await app.emit("orders", "bad", key="k")
+    await until(dead(app, 1))
+    letter = "event:orders/g/1"
+    with pytest.raises(InvalidInput, match=r"is a function.*Requeue the letter without a version"):
+        await letters.requeue_letter(app, letter, "1.1.0")
+    with pytest.raises(NoSuchDeadLetter):
+        await letters.requeue_letter(app, "event:orders/g/2", "1.1.0")
+    for dry_run in (True, False):
+        done = await change_letters(
+            app, "requeue", ChosenLetters((letter,)), version="1.1.0", dry_run=dry_run
+        )
+        assert [one.outcome for one in done.outcomes] == ["invalid-input"]
+    assert (await letters.show_letter(app, letter)).letter.tries == 3
+    handler.bad.clear()
+    stranger = await world.open(worker=False)
+    await letters.requeue_letter(stranger, letter, "1.1.0")
+
+    async def says_what_to_do() -> bool:
+        found = (await letters.list_letters(stranger)).letters
+        errors = [one.error.message for one in found if one.error]
+        return bool(errors) and "Requeue the letter without a version" in errors[0]
+
+    await until(says_what_to_do)
+    assert handler.seen.payloads == []
+    [one] = (await letters.list_letters(stranger)).letters
+    assert one.tries == 1  # it is not tried again and again
+    await letters.requeue_letter(stranger, letter)
+    await until(lambda: handler.seen.payloads == ["bad"])
 
 
 async def _has_run(app: Aura, run_id: str) -> bool:

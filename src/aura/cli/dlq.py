@@ -122,6 +122,9 @@ def requeue(
 ) -> None:
     """Let a dead letter be tried again, by whatever worker handles it.
 
+    A version is for a run, or for an event that a workflow handles. A function
+    has no versions: given one, the event is a dead letter again, and says so.
+
     \b
     Examples:
       aura dlq requeue event:orders/billing/17
@@ -133,6 +136,8 @@ def requeue(
     else:
         asked = "" if version is None else f", by version {version} of the workflow that handles it"
         note(f"{letter} will be tried again{asked}.")
+        if asked and letter.startswith("event:"):
+            note(f"If a function handles it, it is a dead letter again: aura dlq show {letter}")
 
 
 @dlq.command()

@@ -20,7 +20,7 @@ from aura.engine.events import Handling, check_topic, handling
 from aura.engine.retry import Retry
 from aura.engine.traces import going_on
 from aura.engine.watch import Watch, doing
-from aura.errors import InvalidInput, RegistrationError
+from aura.errors import InvalidInput, NonRetryable, RegistrationError
 from aura.store.base import Writer
 from aura.store.events import Emit
 from aura.store.events import Event as Stored
@@ -94,6 +94,12 @@ class Subscriptions:
             )
         self._found[place] = subscription
 
+    def check_version(self, topic: str, group: str, version: str) -> None:
+        """Raises InvalidInput when the group is handled here, and by what has no versions."""
+        known = self._found.get((topic, group))
+        if known is not None and not isinstance(known.handler, Workflow):
+            raise no_versions(known, version)
+
     def __iter__(self) -> Iterator[Subscription]:
         return iter(self._found.values())
 
@@ -148,10 +154,8 @@ class Handler:
             await self._start_run(event, key, version)
             return
         if version is not None:
-            raise InvalidInput(
-                f"the handler of {self._subscription} has no versions, but {version} was asked for",
-                hint="Requeue it without --version",
-            )
+            error = no_versions(self._subscription, version)
+            raise NonRetryable(error.message, hint=error.hint)
         scope = Handling(key, self._around.limits, [])
         outer = handling.set(scope)
         try:
@@ -221,6 +225,16 @@ async def _to_its_end(thread: asyncio.Future[Any]) -> Any:
         if not thread.done():
             await asyncio.wait([thread])
         raise
+
+
+def no_versions(subscription: Subscription, version: str) -> InvalidInput:
+    """A letter was to be handled by a version of what is a function."""
+    return InvalidInput(
+        f"version {version} was asked for, but what handles {subscription} is a function and no "
+        "workflow: it has no versions",
+        hint="Requeue the letter without a version (aura dlq requeue ID); the code that the "
+        "workers have handles it",
+    )
 
 
 async def failure_of(trying: Awaitable[None]) -> BaseException | None:

@@ -36,7 +36,7 @@ Topic = Annotated[str, Path(min_length=1, examples=["orders"])]
 
 class LetterRequeueBody(Body):
     """With which `version` a run goes on, or of the workflow that handles an event (none: the
-    same)."""
+    same). A function that handles events has no versions."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": "1.0.1"}]})
     version: str | None = None

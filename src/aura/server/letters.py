@@ -175,17 +175,30 @@ async def requeue_letter(app: Aura, name: str, version: str | None = None) -> No
     """Let it be tried again: a run by the code of that version, an event by that version of the
     workflow that handles it.
 
-    Raises NoSuchDeadLetter, InvalidInput.
+    Raises NoSuchDeadLetter, and InvalidInput as `check_requeue` does.
     """
+    await check_requeue(app, name, version)
     place = _place(name)
-    if version is not None and not (is_exact(version) and storable(version)):
-        raise InvalidInput(f"{version!r:.60} is no version", hint="Give one such as 1.2.0")
     if place is None:
         await _requeue_run(app, name, version)
         return
     if not await app.store.events.requeue(*place, version):
         raise no_letter(name)
     await app.committer.submit(Announce(GROUPS))
+
+
+async def check_requeue(app: Aura, name: str, version: str | None) -> None:
+    """Raises InvalidInput for what can name no letter, for what is no version, and for a version of
+    a handler that is a function, as far as this process knows it; NoSuchDeadLetter."""
+    place = _place(name)
+    if version is None:
+        return
+    if not (is_exact(version) and storable(version)):
+        raise InvalidInput(f"{version!r:.60} is no version", hint="Give one such as 1.2.0")
+    if place is not None:
+        if await app.store.events.dead_letter(*place) is None:
+            raise no_letter(name)
+        app.subscriptions.check_version(place[0], place[1], version)
 
 
 async def drop_letter(app: Aura, name: str) -> None:

@@ -10,6 +10,7 @@ from aura.errors import AuraError, InvalidInput, NoSuchDeadLetter
 from aura.server.bulk import MOST
 from aura.server.letters import (
     LetterFilter,
+    check_requeue,
     drop_letter,
     list_letters,
     requeue_letter,
@@ -82,6 +83,8 @@ async def _done(
     try:
         if dry_run:
             await show_letter(app, name)
+            if action == "requeue":
+                await check_requeue(app, name, version)
             return LetterOutcome(name, "would be done")
         if action == "requeue":
             await requeue_letter(app, name, version)

@@ -137,7 +137,7 @@ class Chosen:
 
 async def _asked(visit: Visit, action: LetterAction, which: str) -> Answer[dict[str, Any]] | None:
     label, consequence = ASKS[action]
-    version = Field("version", "With which version (the same, if empty)")
+    version = Field("version", "With which version of the workflow (the same, if empty)")
     fields = (version,) if action == "requeue" else ()
     form = Form(f"{label} {which}?", consequence, label, fields, danger=action == "drop")
     return await ask(visit, form, as_given)
