@@ -62,6 +62,16 @@ def test_what_was_learnt(aura: Aura, chosen: None) -> None:
     assert "1 choices wait" in shown.err or "1 choice waits" in shown.err
 
 
+def test_a_reward_of_what_is_not_there(aura: Aura, chosen: None) -> None:
+    ended = aura("runs", "reward", "nobody", "strategy", "0.5", "--json")
+    assert ended.code == 1
+    assert ended.json["error"]["type"] == "RunNotFound"
+    run = aura("runs", "list", "--json").json["runs"][0]
+    ended = aura("runs", "reward", run["id"], "nothing", "0.5", "--json")
+    assert ended.code == 1
+    assert ended.json["error"]["type"] == "UnknownFlow"
+
+
 def test_another_policy(aura: Aura, chosen: None) -> None:
     found = aura("flows", "evaluate", "strategy", "--policy", "deep", "--json").json
     assert found["n"] == 30

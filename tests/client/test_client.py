@@ -18,6 +18,7 @@ from aura.errors import (
     NonRetryable,
     RunFailed,
     RunNotFound,
+    UnknownFlow,
 )
 from aura.server import bulk, starting, tokens, views
 from aura.server.problems import CODES, problem_of
@@ -86,7 +87,8 @@ async def test_what_failed_is_tried_again(served: Served) -> None:
         assert (await run.show(full=True))["input"]["value"] == {"text": "x"}
         with pytest.raises(InvalidInput, match="nothing to try again"):
             await (await app.start(waits_flow)).retry()
-        await run.reward("model", 0.5)
+        with pytest.raises(UnknownFlow, match="aura flows list"):
+            await run.reward("model", 0.5)
         with pytest.raises(InvalidInput):
             await run.reward("model", 1.5)
         with pytest.raises(RunNotFound):

@@ -17,7 +17,14 @@ from aura import Aura, Config, step
 from aura.delivery.flow import Flows
 from aura.delivery.ledger import Ledger, Line, folded
 from aura.delivery.policy import Policy, draw, features, probabilities, tripping
-from aura.errors import FlowError, InvalidInput, RunFailed, StoreUnavailable
+from aura.errors import (
+    FlowError,
+    InvalidInput,
+    RunFailed,
+    RunNotFound,
+    StoreUnavailable,
+    UnknownFlow,
+)
 from aura.store.base import Sweep
 
 calls: Counter[str] = Counter()
@@ -82,6 +89,33 @@ async def test_rewards_may_come_late_and_are_learnt_from(database: str) -> None:
         better = flow.arms["deep"].mean > flow.arms["quick"].mean or flow.arms["quick"].choices == 0
         assert better
         assert flow.probabilities["deep"] > 0.5
+
+
+async def test_a_reward_of_what_is_not_there_is_refused(database: str) -> None:
+    """Nothing of it is written; a run that chose something else is told by a count."""
+
+    async def research() -> str:
+        return await aura.choose("strategy", {"quick": quick, "deep": deep})
+
+    async def other() -> str:
+        return "chose nothing"
+
+    app = made(database, research=research, other=other)
+    async with app:
+        first = await app.start("other", id="first")
+        with pytest.raises(UnknownFlow, match="strategy"):
+            await first.reward("strategy", 1.0)
+        await (await app.start("research")).result()
+        for name in ("strategy", "none"):
+            with pytest.raises(RunNotFound, match="nobody"):
+                await app.run("nobody").reward(name, 1.0)
+        with pytest.raises(UnknownFlow, match="none"):
+            await first.reward("none", 1.0)
+        assert [line.kind for line in await app.flows.lines("strategy")] == ["choice"]
+        assert await app.store.feed("choices/none") == []
+        await first.reward("strategy", 1.0)
+        flow = await app.flows.show("strategy")
+        assert (flow.ignored, flow.pending) == (1, 1)
 
 
 async def test_a_reward_of_the_result_needs_nobody(database: str) -> None:

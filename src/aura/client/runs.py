@@ -137,7 +137,7 @@ class RemoteRun(Generic[R]):
 
     async def reward(self, name: str, value: float) -> None:
         """Tell what the run's choices `name` (`aura.choose`) were worth, from 0 to 1; durable when
-        this returns. Raises InvalidInput."""
+        this returns. Raises RunNotFound, UnknownFlow, InvalidInput."""
         check_signal_name(name)
         await self._post("rewards", {"value": to_json(value)}, name)
 

@@ -27,6 +27,7 @@ from aura.errors import (
     RunEnded,
     RunNotFound,
     StoreUnavailable,
+    UnknownFlow,
     UpdateRejected,
 )
 from aura.store.base import (
@@ -340,8 +341,9 @@ class Run(Generic[R]):
 
     async def reward(self, name: str, value: float) -> None:
         """Tell what the run's choices `name` (`aura.choose`) were worth, from 0 to 1, be it days
-        later; durable when this returns. Choices that have a reward already keep it. Raises
-        InvalidInput."""
+        later; durable when this returns. Choices that have a reward already keep it; of a run that
+        made none of that name it counts as ignored. Raises RunNotFound, UnknownFlow when no run
+        ever made such a choice, and InvalidInput."""
         self._results.require_open()
         check_signal_name(name)
         given: object = value
@@ -353,7 +355,21 @@ class Run(Generic[R]):
         if await held_back("reward", name, to_json(body), self.id):
             return
         await settle_dependencies()
+        await self._require_choice(name)
         await self._writer.submit(AppendFeed(f"choices/{name}", (to_json(body),)))
+
+    async def _require_choice(self, name: str) -> None:
+        lane = scope.set(None)  # what reading begins opens no lane
+        try:
+            await self.record()
+            if await self._store.feed(f"choices/{name}", 0, 1):
+                return
+        finally:
+            scope.reset(lane)
+        raise UnknownFlow(
+            f"nothing has been chosen by the name {name}, so nothing can be rewarded",
+            hint="Use the name that aura.choose has; see: aura flows list",
+        )
 
     async def signal(
         self,

@@ -111,10 +111,9 @@ async def follow_stream(app: Aura, run_id: str, name: str, after: int = 0) -> As
 
 
 async def reward_run(app: Aura, run_id: str, name: str, value: float, by: str = "") -> None:
-    """Tell what the run's choices of that name were worth. Raises RunNotFound, InvalidInput."""
-    run = _run(app, run_id)
-    await run.record()
-    await run.reward(name, value)
+    """Tell what the run's choices of that name were worth. Raises RunNotFound, UnknownFlow,
+    InvalidInput."""
+    await _run(app, run_id).reward(name, value)
     note_change(f"reward for {name} of", run_id, by)
 
 
