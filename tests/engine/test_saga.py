@@ -339,7 +339,7 @@ async def test_a_failed_compensation_parks_the_run_and_a_requeue_goes_on(world: 
     assert found == ["0.2/~make#1", "0.1/~make#1#3", "0/~make#1"]
 
 
-async def test_the_idempotency_key_of_a_compensation_never_changes(memory: World) -> None:
+async def test_the_idempotency_key_of_a_compensation_never_changes(world: World) -> None:
     seen: list[str] = []
 
     @step(retries=Retry(attempts=1, first=0.0))
@@ -354,7 +354,7 @@ async def test_the_idempotency_key_of_a_compensation_never_changes(memory: World
             await fail()
 
     workflow = declare(flow)
-    app = await memory.open(workflow)
+    app = await world.open(workflow)
     with breaking("<a>"):
         run = await app.start(workflow)
         with pytest.raises(RunParked):

@@ -66,9 +66,9 @@ NEEDED = {
 TAKEN_BACK = {"0/~make#2", *NEEDED}
 
 
-async def test_a_failed_saga_survives_a_crash_after_every_append(memory: World) -> None:
+async def test_a_failed_saga_survives_a_crash_after_every_append(world: World) -> None:
     workflow = declare(branches)
-    app = await memory.open(workflow)
+    app = await world.open(workflow)
     with breaking("last"):
         run = await app.start(workflow)
         with pytest.raises(RunFailed):
@@ -88,9 +88,9 @@ async def test_a_failed_saga_survives_a_crash_after_every_append(memory: World) 
             )
 
 
-async def test_a_cancelled_saga_survives_a_crash_after_every_append(memory: World) -> None:
+async def test_a_cancelled_saga_survives_a_crash_after_every_append(world: World) -> None:
     workflow = declare(branches)
-    app = await memory.open(workflow)
+    app = await world.open(workflow)
     run = await app.start(workflow)
     await until(lambda: "last" in ran)
     await run.cancel()
@@ -243,7 +243,7 @@ async def test_a_branch_that_is_cancelled_by_another_one_is_compensated(world: W
         assert grown == [*made, *(key.replace("/", "/~") for key in reversed(made))]
 
 
-async def test_a_scope_with_a_time_limit_is_compensated_when_it_is_over(memory: World) -> None:
+async def test_a_scope_with_a_time_limit_is_compensated_when_it_is_over(world: World) -> None:
     async def flow() -> str:
         try:
             async with asyncio.timeout(None) as limit, saga() as order:
@@ -254,6 +254,6 @@ async def test_a_scope_with_a_time_limit_is_compensated_when_it_is_over(memory: 
             return "too late"
         return "never"
 
-    app = await memory.open()
+    app = await world.open()
     assert await (await app.start(declare(flow))).result(timeout=60) == "too late"
     assert ran == ["a", "not <a>"]
