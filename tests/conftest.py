@@ -125,3 +125,11 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     name = postgres_server.lend()
     yield postgres_server.url(name)
     postgres_server.take_back(name)
+
+
+@pytest.fixture
+def other_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a second one."""
+    name = postgres_server.lend()
+    yield postgres_server.url(name)
+    postgres_server.take_back(name)

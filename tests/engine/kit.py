@@ -22,6 +22,9 @@ from aura.store.base import Append, Entry, Heartbeat, Op, RunRecord, Settle, Sta
 P = ParamSpec("P")
 R = TypeVar("R")
 
+PAIRS = ["sqlite-postgres", "postgres-sqlite", "sqlite-sqlite", "postgres-postgres"]
+"""Where an app may move from, and where to."""
+
 
 def declare(
     function: Callable[P, Awaitable[R]], version: str = "1.0.0", name: str | None = None

@@ -16,6 +16,7 @@ from aura import Config, RunFailed, step
 from aura.app import open_store
 from aura.clock import SystemClock
 from aura.codec import is_encrypted
+from aura.engine.residence import unguarded
 from aura.errors import ConfigError, DecryptionFailed, KeyMissing, RunConflict
 from aura.store.base import AppendFeed
 from tests.engine.kit import World, declare, until
@@ -247,4 +248,4 @@ def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_without_keys_the_store_is_not_wrapped(memory: World) -> None:
     app = await memory.open(declare(speaks))
-    assert type(app.store) is type(open_store(":memory:", SystemClock()))
+    assert type(unguarded(app.store)) is type(open_store(":memory:", SystemClock()))

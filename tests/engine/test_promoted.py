@@ -37,16 +37,14 @@ from aura.store.base import (
 from aura.store.events import Emit, EventStore, NewEvent, Progress
 from aura.store.portable import OF_THE_APP, Page
 from aura.store.queues import QueueLimits
-from tests.engine.kit import World, declare, until
+from tests.engine.kit import PAIRS, World, declare, until
 from tests.engine.test_encryption import K1, K2
 from tests.engine.test_moving import bundle as bundle
 from tests.engine.test_moving import client, quick
-from tests.engine.test_moving import other_postgres_url as other_postgres_url
 from tests.engine.test_moving import places as places
 from tests.engine.test_moving import source as source
 from tests.engine.test_moving import target as target
 
-FOUR = ["sqlite-postgres", "postgres-sqlite", "sqlite-sqlite", "postgres-postgres"]
 PLAN = """
 rollout:
   name: t
@@ -158,7 +156,7 @@ def changes(app: Aura) -> dict[str, Callable[[], Awaitable[object]]]:
     }
 
 
-@pytest.mark.parametrize("places", FOUR, indirect=True)
+@pytest.mark.parametrize("places", PAIRS, indirect=True)
 async def test_a_source_that_is_still_alive_changes_nothing(
     source: World, target: World, bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,6 +164,7 @@ async def test_a_source_that_is_still_alive_changes_nothing(
     old = await quick(source, *CODE)
     await old.committer.submit(PutDocument("notes", "s", b'"split"'))
     await old.emit("orders", "first", key="k")
+    await old.committer.submit(AppendFeed("choices/path", (b"{}",)))
     await old.rollouts.start(parse_plan(PLAN))
     await old.start("waits", id="waits")
     await old.catalog.registered()
