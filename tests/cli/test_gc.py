@@ -38,6 +38,7 @@ def test_a_dry_run_counts_and_deletes_nothing(aura: Aura, old_runs: None) -> Non
         "signals": 0,
         "items": 0,
         "workers": 3,
+        "payloads": 0,
         "events": 0,
     }
     said = aura("gc", "--older-than", "6d", "--dry-run").err
