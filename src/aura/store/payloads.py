@@ -48,16 +48,21 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """Where values may be kept apart, by table."""
 
+_FIELDS: Mapping[type, str] = {
+    StartRun: "input", Continue: "input", SendSignal: "payload", Settle: "output"
+}  # fmt: skip
+
 Bodies = dict[bytes, bytes]
 """Mark to value."""
 
 
 def set_apart(ops: Sequence[Op]) -> tuple[Sequence[Op], Bodies]:
     """The operations with marks in place of large values, and those values."""
-    if not any(map(_is_large, ops)):
-        return ops, {}
     bodies: Bodies = {}
-    return [_marked(op, bodies) if _is_large(op) else op for op in ops], bodies
+    for op in ops:
+        if _is_large(op):
+            return [_marked(one, bodies) for one in ops], bodies
+    return ops, bodies
 
 
 def put_back(outcomes: Iterable[Outcome], bodies: Bodies) -> list[Outcome]:
@@ -146,33 +151,24 @@ def _is_large(op: Op) -> bool:
 
 
 def _values(op: Op) -> tuple[bytes | None, ...]:
-    if isinstance(op, Emit):
-        return () if op.append is None else _values(op.append)
-    if isinstance(op, Append):
-        return op.entry.input, op.entry.output
-    if isinstance(op, StartRun | Continue):
-        return (op.input,)
-    if isinstance(op, SendSignal):
-        return (op.payload,)
-    return (op.output,) if isinstance(op, Settle) else ()
+    if type(op) in _FIELDS:
+        return (getattr(op, _FIELDS[type(op)]),)
+    append = op.append if isinstance(op, Emit) else op
+    return (append.entry.input, append.entry.output) if isinstance(append, Append) else ()
 
 
 def _marked(op: Op, bodies: Bodies) -> Op:
+    if type(op) in _FIELDS:
+        name = _FIELDS[type(op)]
+        return replace(op, **{name: _kept(getattr(op, name), bodies)})  # type: ignore[type-var]
     if isinstance(op, Emit) and op.append is not None:
         return replace(op, append=_marked_append(op.append, bodies))
-    if isinstance(op, Append):
-        return _marked_append(op, bodies)
-    if isinstance(op, StartRun | Continue):
-        return replace(op, input=_kept(op.input, bodies))
-    if isinstance(op, SendSignal):
-        return replace(op, payload=_kept(op.payload, bodies))
-    return replace(op, output=_kept(op.output, bodies)) if isinstance(op, Settle) else op
+    return _marked_append(op, bodies) if isinstance(op, Append) else op
 
 
 def _marked_append(op: Append, bodies: Bodies) -> Append:
-    entry = op.entry
-    given, gave = _kept(entry.input, bodies), _kept(entry.output, bodies)
-    return Append(op.epoch, entry._replace(input=given, output=gave))
+    given, gave = _kept(op.entry.input, bodies), _kept(op.entry.output, bodies)
+    return Append(op.epoch, op.entry._replace(input=given, output=gave))
 
 
 def _is_written(outcome: Outcome) -> bool:

@@ -41,7 +41,7 @@ from aura.store.base import (
 )
 from aura.store.events_sqlite import SqliteEvents, with_events
 from aura.store.outline import Glance
-from aura.store.payloads import READY
+from aura.store.payloads import READY, set_apart
 from aura.store.portable import Admission, Change, Fence, Line, Page, Row
 from aura.store.queries import SHOWN, migrations, outstanding, queries
 from aura.store.queues import CountBy, QueueLimits, QueueRecord
@@ -332,10 +332,10 @@ class SqliteStore:
         return outcomes, after
 
     def _apply(self, db: sqlite3.Connection, ops: Sequence[Op], now: float) -> list[Outcome]:
-        def write(ops: Sequence[Op]) -> list[Outcome]:
+        marked, bodies = set_apart(ops) if self._apart else (ops, None)
+        if not bodies:
             return _write(db, ops, now)
-
-        return write_apart(db, ops, write) if self._apart else write(ops)
+        return write_apart(db, marked, bodies, lambda ops: _write(db, ops, now))
 
     def _claim(self, db: sqlite3.Connection, claim: Claim) -> ClaimResult:
         if not claim.versions or claim.limit <= 0:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from aura.store.base import Op, Outcome
-from aura.store.payloads import Bodies, Use, put_back, set_apart, uses
+from aura.store.payloads import Bodies, Use, put_back, uses
 from aura.store.queries import queries
 
 _SQL = queries("sqlite")
@@ -15,14 +15,13 @@ _LOOKS = 20  # lines are looked at for each value that may be deleted
 Write = Callable[[Sequence[Op]], list[Outcome]]
 
 
-def write_apart(db: sqlite3.Connection, ops: Sequence[Op], write: Write) -> list[Outcome]:
-    """The outcomes of operations, whose large values are stored apart."""
-    marked, bodies = set_apart(ops)
-    if not bodies:
-        return write(ops)
+def write_apart(
+    db: sqlite3.Connection, ops: Sequence[Op], bodies: Bodies, write: Write
+) -> list[Outcome]:
+    """The outcomes of operations that have marks, whose values are stored with them."""
     keep(db, bodies)
-    outcomes = write(marked)
-    use(db, uses(marked, outcomes, bodies))
+    outcomes = write(ops)
+    use(db, uses(ops, outcomes, bodies))
     return put_back(outcomes, bodies)
 
 

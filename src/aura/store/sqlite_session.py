@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from aura.errors import LeaseLost, StoreUnavailable, TransactionError
 from aura.store.base import Append, Op, Outcome
+from aura.store.payloads import set_apart
 from aura.store.queries import queries
 from aura.store.session import (
     Row,
@@ -255,7 +256,8 @@ def _commit(db: sqlite3.Connection, entries: Sequence[Written], aid: Aid) -> Bas
         return [_write(db, one, aid) for one in ops]
 
     try:
-        outcomes = write_apart(db, entries, write) if aid.apart else write(entries)
+        marked, bodies = set_apart(entries) if aid.apart else (entries, None)
+        outcomes = write_apart(db, marked, bodies, write) if bodies else write(entries)
         if any(one is not None for one in outcomes):
             db.execute("ROLLBACK")
             return LeaseLost(f"run {append_of(entries[-1]).entry.run_id} is another worker's now")
