@@ -16,14 +16,13 @@ from aura.codec import plain, to_json
 from aura.engine.arriving import Imported, import_bundle, require_empty
 from aura.engine.bundle import Header
 from aura.engine.moving import Export, export, take
-from aura.engine.residence import SIGN
+from aura.engine.residence import SIGN, promotes
 from aura.errors import BundleError, RunsBusy
 from aura.store.base import PutDocument, Store
 from aura.store.portable import Page
 
 MOVE = "~promotion"
 """The name of the move, which is that of no file."""
-
 
 
 async def promote(
@@ -69,6 +68,7 @@ _ADDED = ("created", "returned", "parked", "rows")
 async def _leave(source: Store, there: str) -> None:
     known = await source.document(*SIGN)
     if known is None:
+        promotes(source)
         await source.commit([PutDocument(*SIGN, to_json({"to": there}))])
     elif plain(known.body).get("to") != there:
         raise BundleError(

@@ -91,6 +91,7 @@ class Residence:
         self._looking: asyncio.Task[None] | None = None
         self._then: list[Callable[[], None]] = []
         self._left = False
+        self.promotes = False  # it is this process that does it, and nobody needs to be told
 
     async def open(self, store: Store, clock: Clock) -> Store:
         """The store as the app may use it."""
@@ -149,7 +150,11 @@ class Residence:
         if self._left:
             return
         self._left = True
-        log.warning("%s: this process changes nothing here any more", moved().message)
+        log.log(
+            logging.DEBUG if self.promotes else logging.WARNING,
+            "%s: this process changes nothing here any more. Restart it with that one",
+            moved().message,
+        )
         for stop in self._then:
             stop()
 
@@ -222,6 +227,12 @@ class Home:
         self._residence.require()
         session = self.inner.session(isolation, limit)
         return session if _in_run() else cast("Session", _HomeSession(session, self._residence))
+
+
+def promotes(store: Store) -> None:
+    """Say that who has this store writes the sign itself."""
+    if isinstance(store, Home):
+        store._residence.promotes = True
 
 
 def unguarded(store: Store) -> Store:
