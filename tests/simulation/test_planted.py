@@ -12,7 +12,7 @@ from aura.engine import succession
 from aura.engine.mailbox import Mailbox, urgency
 from aura.engine.recorder import Recorder
 from aura.engine.tenure import Tenure
-from aura.store import sqlite_queues, sqlite_session
+from aura.store import sqlite_payloads, sqlite_queues, sqlite_session
 from aura.store.base import Append, Settle, Signal
 from aura.store.committer import Committer
 from aura.store.queues import loads_from
@@ -144,7 +144,15 @@ def let_steps_begin_before_values(patch: Patch) -> None:
     patch.setattr(Recorder, "durable", hasty)
 
 
+def sweep_what_is_used(patch: Patch) -> None:
+    """A run that has lost one of the rows with a payload counts as one that has none."""
+    sql = {**sqlite_payloads._SQL}
+    sql["sweep_use"] = "DELETE FROM payload_uses WHERE run_id = :run AND mark = :mark"
+    patch.setattr(sqlite_payloads, "_SQL", sql)
+
+
 PLANTED = {
+    sweep_what_is_used: "payload is missing",
     leave_unread_signals_behind: "not done",
     forget_who_is_under_way: "are exceeded",
     trust_an_old_lease: "was taken over",

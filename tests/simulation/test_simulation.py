@@ -67,7 +67,7 @@ def test_the_worlds_have_all_the_trouble_that_they_should() -> None:
         "meets busy", "meets full", "meets conflict", "meets cut", "meets ack-lost",
         "meets dies-before-commit", "meets dies-after-commit", "dies", "stops", "stands still",
         "a clock jumps", "signal of", "cancel of", "result of", "RunCancelled of", "refused",
-        "repeated", "update of", "turns of", "updates of", "handles event",
+        "repeated", "update of", "turns of", "updates of", "handles event", "sweeps",
     ):  # fmt: skip
         assert what in trace, what
     errands = [(world, errand) for world in worlds for errand in world.errands]

@@ -39,9 +39,11 @@ from aura.errors import (
     RunParked,
     StoreUnavailable,
 )
-from aura.store.base import Claimed, Entry, RunRecord, Signal, Store, Writer
-from aura.store.queries import queries
+from aura.store import payloads
+from aura.store.base import Claimed, Entry, RunRecord, Signal, Store, Sweep, Writer
+from aura.store.queries import queries, whole
 from aura.store.sqlite_ops import COLUMNS, record
+from aura.store.sqlite_payloads import sweep_payloads
 from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weather, empty_database
 from tests.simulation.history import Found, History, ticked
 from tests.simulation.loop import Loop, Universe
@@ -51,14 +53,32 @@ from tests.simulation.trouble import arrange
 
 _RUN = queries("sqlite")["run"].replace(":columns", COLUMNS)
 LEASE = 1.0
-_ENTRIES = (
-    "SELECT run_id, seq, key, kind, fingerprint, input, output, error, attempt, started_at, "
-    "recorded_at FROM journal WHERE run_id = ? ORDER BY seq"
+_ENTRIES = whole(
+    "SELECT run_id, seq, key, kind, fingerprint, :whole(input), :whole(output), error, attempt, "
+    "started_at, recorded_at FROM journal WHERE run_id = ? ORDER BY seq",
+    "sqlite",
 )
-_SIGNALS = (
-    "SELECT run_id, seq, name, id, priority, deadline, payload, sent_at, late FROM signals "
-    "WHERE run_id = ? ORDER BY seq"
+_SIGNALS = whole(
+    "SELECT run_id, seq, name, id, priority, deadline, :whole(payload), sent_at, late FROM signals "
+    "WHERE run_id = ? ORDER BY seq",
+    "sqlite",
 )
+_RESULTS = whole("SELECT :whole(output) FROM runs WHERE parent = ?", "sqlite")
+_TICKED = whole("SELECT :whole(input) FROM runs WHERE workflow = 'ticking'", "sqlite")
+_MARKS = (
+    "SELECT input AS mark FROM runs UNION SELECT output FROM runs UNION SELECT input FROM journal "
+    "UNION SELECT output FROM journal UNION SELECT payload FROM signals"
+)
+_MISSING = (
+    f"SELECT count(*) FROM ({_MARKS}) WHERE length(mark) = 33 AND substr(mark, 1, 1) = x'05' "  # noqa: S608
+    "AND mark NOT IN (SELECT mark FROM payloads)"
+)
+_LEFT = (
+    "SELECT count(*) FROM payloads "  # noqa: S608
+    f"WHERE mark NOT IN (SELECT mark FROM ({_MARKS}) WHERE mark IS NOT NULL)"
+)
+_LARGE = 40  # bytes, where many payloads are stored apart; a mark has 33
+_SWEEP = 0.2  # seconds between two sweeps
 _TICKS = 3  # so many runs of a schedule must have ended
 LIMIT = 600.0  # simulated seconds after which a world is stuck
 _DEAD = 5.0  # seconds after which a process that does not answer is taken for dead
@@ -86,6 +106,7 @@ class World:
         self.settings: dict[str, Any] = {}
         self.services: dict[str, Any] = {}
         self.subscribes = False  # whether workers handle the events of runs
+        self.tidies = seed % 8 == 5  # whether all but tiny payloads are stored apart, and swept
         self.schedule: dict[str, Any] = {}  # the options of what is scheduled, if anything is
         self.holder: Any = None  # whose transaction is open over several statements
         self._numbers = 0
@@ -112,8 +133,7 @@ class World:
         one text."""
         found = [one.output for one in self.entries(run_id)]
         if children:
-            sql = "SELECT output FROM runs WHERE parent = ?"
-            found += [row[0] for row in self.db.execute(sql, (run_id,))]
+            found += [row[0] for row in self.db.execute(_RESULTS, (run_id,))]
         return b"".join(unpack(one) for one in found if one is not None)
 
     def entries(self, run_id: str) -> list[Entry]:
@@ -160,7 +180,11 @@ class World:
         """Live from beginning to end; the complaints. One world at a time: they share a database
         whose statements are prepared."""
         self.db = empty_database()
-        with seeded(self.random.getrandbits(64)), _errors_logged(self.history.complain):
+        with (
+            seeded(self.random.getrandbits(64)),
+            _errors_logged(self.history.complain),
+            _apart_from(_LARGE if self.tidies else payloads.LARGE),
+        ):
             try:
                 self._begin()
                 self.universe.run(self._settled, LIMIT)
@@ -170,6 +194,7 @@ class World:
                 self.history.complain("a transaction is open at the end")
                 self.db.execute("ROLLBACK")
             self._look_at_ticks()
+            self._look_at_payloads()
             complaints = self.history.check(
                 self._found(),
                 bookings=self.db.execute("SELECT run, key, token FROM bookings").fetchall(),
@@ -182,11 +207,19 @@ class World:
         """Complain if ticks are missing or were made twice."""
         body = self.db.execute("SELECT body FROM documents WHERE kind = 'schedule'").fetchone()
         if body is not None:
-            sql = "SELECT input FROM runs WHERE workflow = 'ticking'"
-            inputs = [row[0] for row in self.db.execute(sql)]
+            inputs = [row[0] for row in self.db.execute(_TICKED)]
             started = plain(body[0])["book"]["started"]
             for one in ticked(self.schedule["every"], inputs, started):
                 self.history.complain(one)
+
+    def _look_at_payloads(self) -> None:
+        """Complain if one is missing that a row has, or is left that no row has."""
+        if self.db.execute(_MISSING).fetchone()[0]:
+            self.history.complain("a payload is missing that is stored apart")
+        sweep_payloads(self.db, 10_000)
+        left = self.db.execute(_LEFT).fetchone()[0]
+        if left:
+            self.history.complain(f"{left} payloads are left that no row has")
 
     def digest(self) -> str:
         """What tells two executions of a seed apart."""
@@ -340,7 +373,19 @@ class Process:
         worker = self.app._worker
         if worker is not None:
             worker._services = replace(worker._services, **self.world.services)
+            if self.world.tidies:
+                self.loop.spawn(self._tidy())
         self.ready.set_result(None)
+
+    async def _tidy(self) -> None:
+        """Sweep what is left of payloads; no run is old enough."""
+        assert self.store is not None
+        while True:
+            await self.clock.sleep(_SWEEP)
+            with contextlib.suppress(StoreUnavailable):
+                swept = await self.store.sweep(Sweep(1e9))
+                if swept.payloads:
+                    self.world.log(f"{self.name} sweeps {swept.payloads} payloads")
 
     def doom(self) -> Fault | None:
         """How this transaction ends the process, if it does."""
@@ -560,6 +605,16 @@ def _errors_logged(complain: Callable[[str], None]) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _apart_from(size: int) -> Iterator[None]:
+    """Payloads of more bytes than that are stored apart."""
+    usual, payloads.LARGE = payloads.LARGE, size
+    try:
+        yield
+    finally:
+        payloads.LARGE = usual
 
 
 @contextlib.contextmanager
