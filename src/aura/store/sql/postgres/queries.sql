@@ -569,10 +569,14 @@ SELECT (SELECT count(*) FROM old),
           AND f.seq < (SELECT max(e.seq) FROM aura.feeds AS e WHERE e.feed = aging.feed)),
        (SELECT count(*) FROM aura.workers AS w WHERE w.lease_until < aura.moment() - $4
           AND NOT EXISTS (SELECT FROM aura.runs AS r WHERE r.owner = w.id)),
-       (SELECT count(DISTINCT u.mark) FROM old JOIN aura.payload_uses AS u ON u.run_id = old.id
-        WHERE NOT EXISTS (SELECT FROM aura.payload_uses AS other
-                          WHERE other.mark = u.mark
-                            AND NOT EXISTS (SELECT FROM old AS o WHERE o.id = other.run_id)))
+       (WITH of_old AS (
+            SELECT u.mark, EXISTS (
+                SELECT FROM aura.runs AS r
+                WHERE r.id = u.run_id AND r.state IN ('completed', 'failed', 'cancelled')
+                  AND r.finished_at < aura.moment() - $1
+                  AND aura.is_free(r.parent, r.detached)) AS goes
+            FROM aura.payload_uses AS u)
+        SELECT count(*) FROM (SELECT FROM of_old GROUP BY mark HAVING bool_and(goes)) AS gone)
 
 -- :name: settings
 SELECT aura.moment() AS now,

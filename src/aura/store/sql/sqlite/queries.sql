@@ -644,9 +644,8 @@ SELECT (SELECT count(*) FROM old),
        0,
        (SELECT count(*) FROM workers WHERE lease_until < :dead
           AND NOT EXISTS (SELECT 1 FROM runs WHERE state = 'running' AND owner = workers.id)),
-       (SELECT count(DISTINCT u.mark) FROM old JOIN payload_uses AS u ON u.run_id = old.id
-        WHERE NOT EXISTS (SELECT 1 FROM payload_uses AS other
-                          WHERE other.mark = u.mark AND other.run_id NOT IN (SELECT id FROM old)))
+       (SELECT count(*) FROM (SELECT mark FROM payload_uses
+                              GROUP BY mark HAVING min(run_id IN (SELECT id FROM old))))
 
 -- :name: sweepable_items
 SELECT count(*) FROM feeds
