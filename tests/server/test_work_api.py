@@ -204,6 +204,9 @@ async def test_dead_letters_page_by_page_one_by_one_and_many_at_once(
     one = f"{V}/letters/event%3Aorders%2Fbilling%2F1"
     shown = (await http.get(one)).json()
     assert (shown["payload"]["value"], shown["history"][0]["type"]) == ("bad", "ValueError")
+    of_a_function = await http.post(f"{one}/requeue", json={"version": "1.0.0"})
+    assert problem(of_a_function) == (422, "invalid-input")
+    assert "without a version" in of_a_function.json()["detail"]
     assert (await http.post(f"{one}/drop", json={})).json() == {"id": "event:orders/billing/1"}
     assert problem(await http.get(one)) == (404, "dead-letter-not-found")
     assert problem(await http.post(f"{one}/requeue", json={})) == (404, "dead-letter-not-found")
