@@ -17,7 +17,17 @@ from aura.app import open_store
 from aura.clock import Clock, SystemClock
 from aura.codec import Limits, pack
 from aura.errors import LeaseLost, StoreUnavailable
-from aura.store.base import Append, Entry, Heartbeat, Op, RunRecord, Settle, StartRun, Store
+from aura.store.base import (
+    Append,
+    Entry,
+    Heartbeat,
+    Op,
+    RequestCancel,
+    RunRecord,
+    Settle,
+    StartRun,
+    Store,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,9 +174,14 @@ async def replayed(
 
 
 async def resumed(
-    app: Aura, workflow: Workflow[..., Any], journal: list[Entry], *args: Any
+    app: Aura,
+    workflow: Workflow[..., Any],
+    journal: list[Entry],
+    *args: Any,
+    cancelled: bool = False,
 ) -> Run[Any]:
-    """A run whose journal begins so, as after a crash; `app` executes it."""
+    """A run whose journal begins so, as after a crash; `app` executes it. It may have been
+    `cancelled` before that."""
     run_id = f"replay-{next(_numbers)}"
     data = pack(workflow.signature.dump(args, {}), Limits(), "input")
     fingerprint = workflow.signature.fingerprint(data)
@@ -174,6 +189,7 @@ async def resumed(
         StartRun(run_id, workflow.name, workflow.version, data, fingerprint, "test", "dead"),
         *(Append(1, entry._replace(run_id=run_id)) for entry in journal),
         Settle(run_id, 1, "pending"),
+        *([RequestCancel(run_id)] if cancelled else []),
     ]
     for op, outcome in zip(ops, await app.store.commit(ops), strict=True):
         assert not isinstance(outcome, BaseException), (op, outcome)

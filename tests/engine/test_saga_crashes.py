@@ -100,8 +100,7 @@ async def test_a_cancelled_saga_survives_a_crash_after_every_append(world: World
     assert {key for key in keys(journal) if "~" in key} == TAKEN_BACK
     for cut in range(len(journal) + 1):
         ran.clear()
-        again = await resumed(app, workflow, journal[:cut])
-        await again.cancel()
+        again = await resumed(app, workflow, journal[:cut], cancelled=True)
         with pytest.raises(RunCancelled):
             await again.result(timeout=60)
         grown = await app.store.journal(again.id)
@@ -143,9 +142,8 @@ async def test_a_cancel_at_any_moment_compensates_what_has_finished(
     expected = [key.replace("/", "/~") for key in reversed(made)] if cancelled else []
     assert [key for key in found if "~" in key] == expected
     for cut in range(len(made), len(journal) + 1):
-        again = await resumed(app, workflow, journal[:cut])
+        again = await resumed(app, workflow, journal[:cut], cancelled=cancelled)
         if cancelled:
-            await again.cancel()
             ended = await asyncio.gather(again.result(timeout=60), return_exceptions=True)
             grown = keys(await app.store.journal(again.id))
             made = [key for key in grown if "~" not in key]
