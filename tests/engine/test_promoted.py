@@ -110,6 +110,13 @@ async def _has_heard(app: Aura) -> bool:
     return app._residence._left
 
 
+def _is_asked_for(app: Aura, run_id: str) -> bool:
+    """Whether its worker hands it over as soon as its step has ended."""
+    assert app._worker is not None
+    execution = app._worker._executions.get(run_id)
+    return execution is not None and execution._releasing
+
+
 async def _rows_of_the_app(store: Store) -> dict[str, list[Any]]:
     """All that a promotion copies beside runs."""
     found: dict[str, list[Any]] = {}
@@ -202,9 +209,12 @@ async def test_what_runs_do_until_they_are_handed_over_moves_with_them(
     await until(partial(_has_heard, old))
     with pytest.raises(DatabaseMoved):
         await old.emit("orders", "from outside", key="k")
+    await until(partial(_is_asked_for, old, "works"))
     Held.go_on.set()
     await moving
-    new = Held.app = await target.open(*CODE)
+    new = Held.app = target.app(*CODE)
+    target.apps.append(new)
+    await new.open()
     assert await new.run("works").result(timeout=60) == "child of it"
     document = await new.store.document("split", "it")
     assert document is not None
