@@ -39,11 +39,10 @@ from aura.errors import (
     RunParked,
     StoreUnavailable,
 )
-from aura.store import payloads
 from aura.store.base import Claimed, Entry, RunRecord, Signal, Store, Sweep, Writer
 from aura.store.queries import queries, whole
 from aura.store.sqlite_ops import COLUMNS, record
-from aura.store.sqlite_payloads import sweep_payloads
+from tests.simulation.apart import complaints_of_payloads, smaller_apart
 from tests.simulation.disk import Died, Fault, SimulatedStore, WallClock, Weather, empty_database
 from tests.simulation.history import Found, History, ticked
 from tests.simulation.loop import Loop, Universe
@@ -65,19 +64,6 @@ _SIGNALS = whole(
 )
 _RESULTS = whole("SELECT :whole(output) FROM runs WHERE parent = ?", "sqlite")
 _TICKED = whole("SELECT :whole(input) FROM runs WHERE workflow = 'ticking'", "sqlite")
-_MARKS = (
-    "SELECT input AS mark FROM runs UNION SELECT output FROM runs UNION SELECT input FROM journal "
-    "UNION SELECT output FROM journal UNION SELECT payload FROM signals"
-)
-_MISSING = (
-    f"SELECT count(*) FROM ({_MARKS}) WHERE length(mark) = 33 AND substr(mark, 1, 1) = x'05' "  # noqa: S608
-    "AND mark NOT IN (SELECT mark FROM payloads)"
-)
-_LEFT = (
-    "SELECT count(*) FROM payloads "  # noqa: S608
-    f"WHERE mark NOT IN (SELECT mark FROM ({_MARKS}) WHERE mark IS NOT NULL)"
-)
-_LARGE = 40  # bytes, where many payloads are stored apart; a mark has 33
 _SWEEP = 0.2  # seconds between two sweeps
 _TICKS = 3  # so many runs of a schedule must have ended
 LIMIT = 600.0  # simulated seconds after which a world is stuck
@@ -183,7 +169,7 @@ class World:
         with (
             seeded(self.random.getrandbits(64)),
             _errors_logged(self.history.complain),
-            _apart_from(_LARGE if self.tidies else payloads.LARGE),
+            smaller_apart() if self.tidies else contextlib.nullcontext(),
         ):
             try:
                 self._begin()
@@ -194,7 +180,8 @@ class World:
                 self.history.complain("a transaction is open at the end")
                 self.db.execute("ROLLBACK")
             self._look_at_ticks()
-            self._look_at_payloads()
+            for complaint in complaints_of_payloads(self.db):
+                self.history.complain(complaint)
             complaints = self.history.check(
                 self._found(),
                 bookings=self.db.execute("SELECT run, key, token FROM bookings").fetchall(),
@@ -211,15 +198,6 @@ class World:
             started = plain(body[0])["book"]["started"]
             for one in ticked(self.schedule["every"], inputs, started):
                 self.history.complain(one)
-
-    def _look_at_payloads(self) -> None:
-        """Complain if one is missing that a row has, or is left that no row has."""
-        if self.db.execute(_MISSING).fetchone()[0]:
-            self.history.complain("a payload is missing that is stored apart")
-        sweep_payloads(self.db, 10_000)
-        left = self.db.execute(_LEFT).fetchone()[0]
-        if left:
-            self.history.complain(f"{left} payloads are left that no row has")
 
     def digest(self) -> str:
         """What tells two executions of a seed apart."""
@@ -605,16 +583,6 @@ def _errors_logged(complain: Callable[[str], None]) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _apart_from(size: int) -> Iterator[None]:
-    """Payloads of more bytes than that are stored apart."""
-    usual, payloads.LARGE = payloads.LARGE, size
-    try:
-        yield
-    finally:
-        payloads.LARGE = usual
 
 
 @contextlib.contextmanager
