@@ -262,6 +262,9 @@ async def test_nothing_is_apart_while_an_older_worker_lives(shared: Backend) -> 
     second = await shared.open()
     await second.commit([start("a", owner="w", value=BIG)])
     assert await kept(second) == set()
+    [row] = await second.rows(Page("runs", run="a"))
+    with pytest.raises(BundleDamaged, match="mark"):
+        await second.adopt({**row, "id": "thief", "input": mark_of(BIG)}, [])
     await query(first, "DELETE FROM workers WHERE id = 'older'")
     third = await shared.open()
     await third.commit([start("b", owner="w", value=BIG)])

@@ -97,17 +97,21 @@ def uses(ops: Iterable[Op], outcomes: Iterable[Outcome], bodies: Bodies) -> list
     return sorted(found | {Use("", mark, False) for mark in unused})
 
 
-def row_apart(table: str, row: Row) -> tuple[Row, Bodies]:
-    """A row with marks in place of large values, and those values. Raises BundleDamaged for a
-    value that is a mark already: it would show what another run has."""
-    found = {name: row[name] for name in COLUMNS.get(table, ()) if row.get(name) is not None}
-    if any(value[:1] == APART for value in found.values()):
+def refuse_marks(table: str, row: Row) -> None:
+    """Raises BundleDamaged for a value that is a mark: it would show what another run has."""
+    if any((row.get(name) or b"")[:1] == APART for name in COLUMNS.get(table, ())):
         raise BundleDamaged(
             f"a row of {table} has a mark where its value should be",
             hint="No export of Aura has such rows: export the runs again",
         )
+
+
+def row_apart(table: str, row: Row) -> tuple[Row, Bodies]:
+    """A row with marks in place of large values, and those values. Raises BundleDamaged."""
+    refuse_marks(table, row)
     bodies: Bodies = {}
-    marked = {name: _kept(value, bodies) for name, value in found.items()}
+    found = [name for name in COLUMNS.get(table, ()) if name in row]
+    marked = {name: _kept(row[name], bodies) for name in found}
     return ({**row, **marked} if bodies else row), bodies
 
 

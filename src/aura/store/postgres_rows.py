@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aura.store.payloads import Use, loosened, reading, row_apart
+from aura.store.payloads import Use, loosened, reading, refuse_marks, row_apart
 from aura.store.portable import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -94,6 +94,7 @@ async def _adopt(
     connection: Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
 ) -> Admission:
     async def marked(table: str, row: Row) -> Row:
+        refuse_marks(table, row)
         return await _apart(connection, table, row) if apart else row
 
     async with connection.transaction():

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from aura.store.payloads import Use, loosened, reading, row_apart
+from aura.store.payloads import Use, loosened, reading, refuse_marks, row_apart
 from aura.store.portable import (
     PAGE_BYTES,
     PAGE_ROWS,
@@ -95,6 +95,7 @@ def _adopt(
     db: sqlite3.Connection, run: Row, rest: Iterable[Line], take_back: bool, apart: bool
 ) -> Admission:
     def marked(table: str, row: Row) -> Row:
+        refuse_marks(table, row)
         return _apart(db, table, row) if apart else row
 
     with _transaction(db):
